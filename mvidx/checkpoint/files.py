@@ -1,0 +1,167 @@
+"""Reading and writing checkpoint files: nothing that is read can run code, nothing is left half-written."""
+
+import argparse
+import collections
+import contextlib
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from iopath.common.file_io import g_pathmgr
+from torch import Tensor
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be used: the message names the file and the reason."""
+
+
+# What a pickle of NumPy arrays needs, under the names of NumPy 1 and 2. All else is refused.
+_ARRAY_GLOBALS = {
+    (module, name): found
+    for module in (
+        "numpy",
+        "numpy.core.multiarray",
+        "numpy._core.multiarray",
+        "numpy.core.numeric",
+        "numpy._core.numeric",
+    )
+    for name, found in {
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+        "_reconstruct": np._core.multiarray._reconstruct,
+        "_frombuffer": np._core.numeric._frombuffer,
+        "scalar": np._core.multiarray.scalar,
+    }.items()
+}
+_ARRAY_GLOBALS[("collections", "OrderedDict")] = collections.OrderedDict
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """What `_codecs.encode` does for the raw bytes in an old pickle of arrays, and nothing else."""
+    if encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError(f"_codecs.encode to {encoding!r}")
+    return text.encode("latin1")
+
+
+_ARRAY_GLOBALS[("_codecs", "encode")] = _latin1
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles containers, numbers, strings and NumPy arrays; refuses every other global."""
+
+    def find_class(self, module: str, name: str):
+        if (module, name) not in _ARRAY_GLOBALS:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return _ARRAY_GLOBALS[module, name]
+
+
+# Harmless types that published PyTorch checkpoints hold beside their tensors (training arguments, metrics).
+_TORCH_GLOBALS = [
+    argparse.Namespace,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np._core.multiarray.scalar,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+]
+
+
+def local_path(path: str | os.PathLike) -> str:
+    """A local copy of any path that iopath knows. Raises CheckpointError when there is no such file."""
+    path = os.fspath(path)
+    if not g_pathmgr.isfile(path):
+        raise CheckpointError(f"checkpoint {path}: no such file")
+    return g_pathmgr.get_local_path(path)
+
+
+def read_file(path: str | os.PathLike) -> dict:
+    """Read a checkpoint: .safetensors, .pdparams (pickle of NumPy arrays), or what torch.save wrote.
+
+    Tensors come to the CPU. Raises CheckpointError for a missing, damaged or foreign file, and for one that
+    would run code.
+    """
+    local = local_path(path)
+    try:
+        if str(path).endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return dict(load_file(local))
+        if str(path).endswith((".pdparams", ".pkl")):
+            with open(local, "rb") as file:
+                content = ArrayUnpickler(file, encoding="latin1").load()
+        else:
+            with torch.serialization.safe_globals(_TORCH_GLOBALS):
+                content = torch.load(local, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error)
+        if "Unsupported global" in reason or "Unsupported class" in reason or "refers to" in reason:
+            what = reason.split("GLOBAL ")[-1].split(" was not")[0].split("\n")[0]
+            raise CheckpointError(f"checkpoint {path}: refused, because loading it could run code ({what})") from None
+        raise CheckpointError(f"checkpoint {path}: not a readable checkpoint ({_first_line(error)})") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError, IndexError) as error:
+        raise CheckpointError(f"checkpoint {path}: not a readable checkpoint ({_first_line(error)})") from None
+    except Exception as error:  # safetensors raises its own type, a damaged pickle nearly any
+        raise CheckpointError(f"checkpoint {path}: not a readable checkpoint ({_first_line(error)})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint {path}: holds a {type(content).__name__}, expected a dict of tensors")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def find_state(content: dict, path: str | os.PathLike) -> dict[str, Tensor]:
+    """The model's tensors in what `read_file` returned: under the usual names, or the dict itself.
+
+    NumPy arrays become tensors, and the `module.` that DistributedDataParallel puts before names goes.
+    """
+    for key in ("model_state", "model", "state_dict", "model_ema", "state_dict_ema"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    state = {}
+    for name, value in content.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(np.ascontiguousarray(value).copy())
+        if isinstance(value, Tensor):
+            state[name] = value
+    if not state:
+        raise CheckpointError(
+            f"checkpoint {path}: holds no tensors (its keys: {', '.join(map(str, list(content)[:8]))})"
+        )
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> None:
+    """Let `write(temporary_name)` make a file beside `path`, sync it to the disk, then rename it.
+
+    Whatever goes wrong, `path` keeps what it had and no temporary file stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(str(temporary))
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def is_torch_file(path: str | os.PathLike) -> bool:
+    """Whether a local file looks whole: torch.save writes a zip, whose directory stands at its end."""
+    return zipfile.is_zipfile(path)

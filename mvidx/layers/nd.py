@@ -1,0 +1,137 @@
+"""Convolutions and pools for images and videos, on channels-last grids.
+
+Every activation in mvidx is a grid with the channels last, (B, H, W, C) or (B, T, H, W, C), so that
+Linear and LayerNorm need no permutation. A convolution wants the channels second: it gets a view of the
+same memory, which PyTorch recognises as its `channels_last` (2-D) or `channels_last_3d` layout and
+computes without a copy. This file owns those two views. The length of a kernel tuple says whether a
+layer is 2-D or 3-D.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def to_channels_first(grid: Tensor) -> Tensor:
+    """View a channels-last grid as a convolution wants it: (B, [T,] H, W, C) -> (B, C, [T,] H, W)."""
+    return grid.movedim(-1, 1)
+
+
+def to_grid(x: Tensor) -> Tensor:
+    """View a convolution's output as a channels-last grid: (B, C, [T,] H, W) -> (B, [T,] H, W, C).
+
+    Contiguous (zero-copy) when `x` has a channels-last layout, as convolutions of grids give; copied
+    when it has not, so that what follows may rely on it.
+    """
+    return x.movedim(1, -1).contiguous()
+
+
+def on_grid(layer: nn.Module, grid: Tensor) -> Tensor:
+    """Apply a channels-first layer (convolution, pool, BatchNorm) to a channels-last grid."""
+    return to_grid(layer(to_channels_first(grid)))
+
+
+def ndim_tuple(value: int | Sequence[int], ndim: int, name: str) -> tuple[int, ...]:
+    """Repeat an int for every axis, or check that a sequence has one entry an axis.
+
+    Raises ValueError that names `name`, the value and the expected length.
+    """
+    if isinstance(value, int):
+        return (value,) * ndim
+    value = tuple(int(v) for v in value)
+    if len(value) != ndim:
+        raise ValueError(f"{name}={value} has {len(value)} entries, expected {ndim} (one an axis)")
+    return value
+
+
+def conv_nd(
+    in_channels: int,
+    out_channels: int,
+    kernel: tuple[int, ...],
+    *,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | None = None,
+    groups: int = 1,
+    bias: bool = True,
+) -> nn.Conv2d | nn.Conv3d:
+    """A Conv2d or Conv3d, by the length of `kernel`. `padding=None` means half the kernel."""
+    layer = {2: nn.Conv2d, 3: nn.Conv3d}[len(kernel)]
+    if padding is None:
+        padding = tuple(k // 2 for k in kernel)
+    return layer(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
+
+
+def batch_norm_nd(channels: int, ndim: int, **kwargs) -> nn.BatchNorm2d | nn.BatchNorm3d:
+    """A BatchNorm2d or BatchNorm3d, for use through `on_grid`."""
+    return {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[ndim](channels, **kwargs)
+
+
+def depthwise_conv(
+    grid: Tensor, weight: Tensor, *, stride: tuple[int, ...], padding: tuple[int, ...], bias: Tensor | None = None
+) -> Tensor:
+    """A depthwise convolution of a grid whose kernel may be shared by groups of channels.
+
+    Args:
+        grid: (B, [T,] H, W, G * C).
+        weight: (C, 1, [kt,] kh, kw). Channel g * C + c uses kernel c: repeating a kernel that heads share
+            costs nothing, while folding the heads into the batch would copy the grid.
+
+    Returns:
+        (B, [T',] H', W', G * C).
+    """
+    channels = grid.shape[-1]
+    repeats = channels // weight.shape[0]
+    if repeats > 1:
+        weight = weight.repeat(repeats, *[1] * (weight.ndim - 1))
+    conv = {2: F.conv2d, 3: F.conv3d}[weight.ndim - 2]
+    return to_grid(conv(to_channels_first(grid), weight, bias, stride, padding, groups=channels))
+
+
+def max_pool(grid: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    """Max pooling of a grid, (B, [T,] H, W, C); padding never wins.
+
+    A pool that leaves time alone runs as a 2-D pool over (B * T), which is the faster kernel.
+    """
+    if len(kernel) == 2:
+        return to_grid(F.max_pool2d(to_channels_first(grid), kernel, stride, padding))
+    if kernel[0] == 1 and stride[0] == 1:
+        batch, frames = grid.shape[:2]
+        pooled = max_pool(grid.flatten(0, 1), kernel[1:], stride[1:], padding[1:])
+        return pooled.unflatten(0, (batch, frames))
+    return to_grid(F.max_pool3d(to_channels_first(grid), kernel, stride, padding))
+
+
+def resize_grid(grid: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize the axes of a table, (1, *old, C) -> (1, *size, C), linearly along each as published code does.
+
+    Equal sizes return the table itself.
+    """
+    size = tuple(size)
+    if tuple(grid.shape[1:-1]) == size:
+        return grid
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    resized = F.interpolate(to_channels_first(grid).float(), size=size, mode=mode, align_corners=False)
+    return to_grid(resized).to(grid.dtype)
+
+
+def pooled_size(size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> tuple:
+    """The size of a grid after a convolution or pool with these geometries."""
+    return tuple((s + 2 * p - k) // st + 1 for s, k, st, p in zip(size, kernel, stride, padding, strict=True))
+
+
+def check_size(size: Sequence[int], where: str, wanted: str) -> None:
+    """Raise ValueError when an axis has vanished, naming the size, the place and what was expected."""
+    if min(size) < 1:
+        raise ValueError(f"{where} would be {tuple(size)}: {wanted}")
+
+
+def grid_mean(grid: Tensor) -> Tensor:
+    """Mean over all positions: (B, [T,] H, W, C) -> (B, C)."""
+    return grid.flatten(1, -2).mean(1)
+
+
+def cat_channels(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate grids along their channels."""
+    return torch.cat(tuple(parts), dim=-1)

@@ -1,0 +1,107 @@
+"""Position terms: learned absolute tables, decomposed relative positions (MViTv2), window biases.
+
+A table belongs to the size that the model was built for; at any other size it is interpolated at run
+time, as the published code does (PySlowFast `slowfast/models/attention.py` and
+`video_model_builder.py` at 287ec00).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvidx.layers.nd import resize_grid
+
+
+def relative_distance(q_size: int, k_size: int, device: torch.device | str = "cpu") -> Tensor:
+    """Row of the relative table for each pair of positions along one axis, int64 (q_size, k_size).
+
+    With unequal sizes the shorter axis is stretched over the longer one, and distances that fall between
+    two rows are rounded down (MViTv2, arXiv 2112.01526, section 4.1). Rows go from 0 to
+    2 * max(q_size, k_size) - 2.
+    """
+    q_step = max(k_size / q_size, 1.0)
+    k_step = max(q_size / k_size, 1.0)
+    q = torch.arange(q_size, device=device)[:, None] * q_step
+    k = torch.arange(k_size, device=device)[None, :] * k_step
+    return (q - k + (k_size - 1) * k_step).long()
+
+
+def gather_relative(table: Tensor, q_size: int, k_size: int, index: Tensor | None = None) -> Tensor:
+    """Relative position vectors of every pair along one axis.
+
+    Args:
+        table: (rows, C), interpolated to 2 * max(q_size, k_size) - 1 rows when it has another number.
+        index: `relative_distance(q_size, k_size)` if it is at hand.
+
+    Returns:
+        (q_size, k_size, C).
+    """
+    table = resize_grid(table[None], (2 * max(q_size, k_size) - 1,))[0]
+    if index is None:
+        index = relative_distance(q_size, k_size, table.device)
+    return F.embedding(index, table)
+
+
+class RelativePosition(nn.Module):
+    """Decomposed relative positions of one attention layer: one table an axis.
+
+    Args:
+        sizes: per axis, ([T,] H, W), the larger of the query's and the key's length at the default input
+            size; its table has 2 * size - 1 rows. None for an axis without a table.
+        head_dim: channels of a head.
+    """
+
+    def __init__(self, sizes: Sequence[int | None], head_dim: int):
+        super().__init__()
+        self.axes = ("t", "h", "w")[-len(sizes) :]
+        for axis, size in zip(self.axes, sizes, strict=True):
+            if size is None:
+                self.register_parameter(axis, None)
+                continue
+            table = nn.Parameter(torch.empty(2 * size - 1, head_dim))
+            nn.init.trunc_normal_(table, std=0.02)
+            self.register_parameter(axis, table)
+
+    def forward(self, q_size: Sequence[int], k_size: Sequence[int]) -> list[Tensor | None]:
+        """Vectors (q, k, C) of every axis, None without a table, for query and key grids of these sizes."""
+        tables = [getattr(self, axis) for axis in self.axes]
+        return [
+            None if table is None else gather_relative(table, q, k)
+            for table, q, k in zip(tables, q_size, k_size, strict=True)
+        ]
+
+
+class AbsolutePosition(nn.Module):
+    """A learned table, (1, *size, C), added to a grid; separate tables for space and time on request.
+
+    Args:
+        size: the grid's size at the default input, ([T,] H, W).
+        channels: C.
+        separate_time: keep one table over (H, W) and one over T, and add both (MViTv1 on video).
+    """
+
+    def __init__(self, size: Sequence[int], channels: int, *, separate_time: bool = False):
+        super().__init__()
+        size = tuple(size)
+        if separate_time:
+            self.space = nn.Parameter(torch.empty(1, *size[1:], channels))
+            self.time = nn.Parameter(torch.empty(1, size[0], channels))
+        else:
+            self.space = nn.Parameter(torch.empty(1, *size, channels))
+            self.time = None
+        for table in self.parameters():
+            nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
+        """Add the table, interpolated when the grid has another size.
+
+        Interpolating the sum of a table over space and one over time is the same as interpolating each.
+        """
+        size = grid.shape[1:-1]
+        if self.time is None:
+            return grid + resize_grid(self.space, size)
+        space = resize_grid(self.space, size[1:])
+        time = resize_grid(self.time, size[:1])
+        return grid + (space[:, None] + time[:, :, None, None])

@@ -1,0 +1,110 @@
+"""What every mvidx model is: a backbone of four stages over channels-last grids, and a linear head."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class Backbone(nn.Module):
+    """Base of all model families.
+
+    A family implements `forward_pyramid`; where its head reads something other than the mean of the last
+    grid it also overrides `forward_embedding`.
+
+    Args:
+        ndim: 2 for images (B, C, H, W), 3 for videos (B, C, T, H, W).
+        in_chans: input channels.
+        input_size: ([T,] H, W) the tables of the model are sized for.
+        num_classes: width of the logits; 0 for none (the head is then the identity).
+        num_features: width of the embedding that the head reads.
+        head_drop_rate: dropout before the head.
+    """
+
+    feature_info: list[dict]
+    """One dict a stage: `channels` (int) and `strides` (one entry an axis) of its grid."""
+
+    def __init__(
+        self,
+        *,
+        ndim: int,
+        in_chans: int,
+        input_size: tuple[int, ...],
+        num_classes: int,
+        num_features: int,
+        head_drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.ndim = ndim
+        self.in_chans = in_chans
+        self.input_size = tuple(input_size)
+        self.num_classes = num_classes
+        self.num_features = num_features
+        self.grad_checkpointing = False
+        self.head_drop = nn.Dropout(head_drop_rate)
+        self.head = self._linear_head(num_classes)
+
+    def _linear_head(self, num_classes: int) -> nn.Module:
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes}, expected 0 or more")
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one of `num_classes` (0: none, the model then gives embeddings)."""
+        device, dtype = next(((p.device, p.dtype) for p in self.parameters()), (None, None))
+        self.num_classes = num_classes
+        self.head = self._linear_head(num_classes).to(device=device, dtype=dtype)
+        if num_classes:
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def run_block(self, block: nn.Module, *args):
+        """Call a block, through activation checkpointing when that is on."""
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that a recipe may exempt from weight decay: tables and tokens."""
+        return set()
+
+    def layer_groups(self) -> Iterator[tuple[str, int]]:
+        """Names of modules or parameters with the depth of their layer, for layer decay; the head is last."""
+        raise NotImplementedError
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError unless `x` is (B, in_chans, [T,] H, W), floating point."""
+        wanted = f"(B, {self.in_chans}, " + ("T, H, W)" if self.ndim == 3 else "H, W)")
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_chans:
+            raise ValueError(f"{type(self).__name__} got an input of shape {tuple(x.shape)}, expected {wanted}")
+        if not x.is_floating_point():
+            raise ValueError(f"{type(self).__name__} got an input of {x.dtype}, expected floating point")
+
+    def forward_pyramid(self, x: Tensor) -> list[Tensor]:
+        """The grids of the four stages, channels last: (B, [T',] H', W', C), finest first."""
+        raise NotImplementedError
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last grid after the final norm, channels last: (B, [T',] H', W', C)."""
+        raise NotImplementedError
+
+    def forward_embedding(self, x: Tensor) -> Tensor:
+        """What the head reads: (B, num_features)."""
+        return self.forward_features(x).flatten(1, -2).mean(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_chans, [T,] H, W) -> logits (B, num_classes), without softmax."""
+        return self.head(self.head_drop(self.forward_embedding(x)))
+
+
+def init_linear(module: nn.Module, *, std: float = 0.02, bias: float = 0.0) -> None:
+    """Truncated normal weights and a constant bias for a Linear or convolution; others are left alone."""
+    if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+        nn.init.trunc_normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.constant_(module.bias, bias)

@@ -1,0 +1,3 @@
+"""Imports every model family, so that each registers its names."""
+
+import mvidx.models.mvit  # noqa: F401
