@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mvidx.checkpoint.files import CheckpointError, find_state, read_file
 from mvidx.layers.nd import resize_grid
-from mvidx.layers.position import AbsolutePosition, RelativePosition
+from mvidx.layers.position import AbsolutePosition, RelativePosition, WindowBias
 
 State = dict[str, Tensor]
 
@@ -58,7 +58,74 @@ def _split_joint_position(state: State, name: str) -> State:
     return state
 
 
+def _untranspose_linear(state: State) -> State:
+    """Turn Paddle's Linear weights, stored (in, out), into ours (out, in)."""
+    return {name: value.t() if name.endswith(".weight") and value.ndim == 2 else value for name, value in state.items()}
+
+
 SOURCES = (
+    Source(
+        "PoolFormer",  # sail-sg/poolformer, models/poolformer.py at a075575
+        (r"^network\.0\.0\.mlp\.fc1\.", r"^network\.1\.proj\.", r"^patch_embed\.proj\."),
+        (
+            (r"^patch_embed\.proj\.", "stem.conv."),
+            *((rf"^network\.{2 * s - 1}\.proj\.", f"stages.{s}.downsample.conv.") for s in (1, 2, 3)),
+            *((rf"^network\.{2 * s}\.(\d+)\.", rf"stages.{s}.blocks.\1.") for s in (0, 1, 2, 3)),
+            (r"\.layer_scale_(\d)$", r".scale\1"),
+        ),
+    ),
+    Source(
+        "Inception Transformer",  # sail-sg/iFormer, models/inception_transformer.py at 725d8e7
+        (r"^blocks1\.0\.attn\.high_mixer\.", r"^pos_embed1$"),
+        (
+            (r"^patch_embed\.proj1\.", "stem.0.conv."),
+            (r"^patch_embed\.norm1\.", "stem.0.norm."),
+            (r"^patch_embed\.proj2\.", "stem.2.conv."),
+            (r"^patch_embed\.norm2\.", "stem.2.norm."),
+            *((rf"^patch_embed{s + 1}\.proj\.", f"stages.{s}.downsample.conv.") for s in (1, 2, 3)),
+            *((rf"^patch_embed{s + 1}\.norm\.", f"stages.{s}.downsample.norm.") for s in (1, 2, 3)),
+            *((rf"^pos_embed{s + 1}$", f"stages.{s}.position.space") for s in (0, 1, 2, 3)),
+            *((rf"^blocks{s + 1}\.(\d+)\.", rf"stages.{s}.blocks.\1.") for s in (0, 1, 2, 3)),
+            (r"\.layer_scale_(\d)$", r".scale\1"),
+            (r"\.attn\.high_mixer\.conv1\.", ".mixer.conv_in."),
+            (r"\.attn\.high_mixer\.proj1\.", ".mixer.conv."),
+            (r"\.attn\.high_mixer\.proj2\.", ".mixer.pool_out."),
+            (r"\.attn\.low_mixer\.qkv\.", ".mixer.qkv."),
+            (r"\.attn\.conv_fuse\.", ".mixer.fuse."),
+            (r"\.attn\.proj\.", ".mixer.proj."),
+        ),
+    ),
+    Source(
+        "PaddleClas MixFormer",  # ppcls/arch/backbone/model_zoo/mixformer.py at 7b6c148
+        (r"^layers\.0\.blocks\.0\.attn\.dwconv3x3\.0\.weight$", r"^patch_embed\.stem\.0\.weight$"),
+        (
+            (r"\.relative_position_index$", None),  # computed, not learned
+            (r"\._mean$", ".running_mean"),
+            (r"\._variance$", ".running_var"),
+            *((rf"^patch_embed\.stem\.{3 * i}\.", f"stem.convs.{i}.conv.") for i in (0, 1, 2)),
+            *((rf"^patch_embed\.stem\.{3 * i + 1}\.", f"stem.convs.{i}.norm.") for i in (0, 1, 2)),
+            (r"^patch_embed\.proj\.", "stem.proj.conv."),
+            (r"^patch_embed\.norm\.", "stem.norm."),
+            *((rf"^layers\.{s}\.downsample\.reduction\.", f"stages.{s + 1}.downsample.conv.") for s in (0, 1, 2)),
+            *((rf"^layers\.{s}\.downsample\.norm\.", f"stages.{s + 1}.downsample.norm.") for s in (0, 1, 2)),
+            (r"^layers\.(\d)\.blocks\.", r"stages.\1.blocks."),
+            (r"\.attn\.", ".mixer."),
+            (r"\.proj_attn\.", ".attn_in."),
+            (r"\.proj_attn_norm\.", ".attn_in_norm."),
+            (r"\.proj_cnn\.", ".conv_in."),
+            (r"\.proj_cnn_norm\.", ".conv_in_norm."),
+            (r"\.conv_norm\.", ".conv_out_norm."),
+            (r"\.dwconv3x3\.0\.", ".conv."),
+            (r"\.dwconv3x3\.1\.", ".conv_norm."),
+            (r"\.channel_interaction\.", ".channel_gate."),
+            (r"\.projection\.", ".conv_out."),
+            (r"\.spatial_interaction\.0\.", ".spatial_gate_in."),
+            (r"\.spatial_interaction\.1\.", ".spatial_gate_norm."),
+            (r"\.spatial_interaction\.3\.", ".spatial_gate_out."),
+            (r"\.relative_position_bias_table$", ".bias.table"),
+        ),
+        _untranspose_linear,
+    ),
     Source(
         "PySlowFast MViT",  # facebookresearch/SlowFast, and facebookresearch/mvit, whose names are the same
         (r"^blocks\.0\.attn\.qkv\.", r"^patch_embed\.proj\.", r"^head\.projection\."),
@@ -120,7 +187,7 @@ def _position_tables(model: nn.Module) -> set[str]:
     return {
         f"{prefix}.{name}"
         for prefix, module in model.named_modules()
-        if isinstance(module, (AbsolutePosition, RelativePosition))
+        if isinstance(module, (AbsolutePosition, RelativePosition, WindowBias))
         for name, _ in module.named_parameters(recurse=False)
     }
 
@@ -153,9 +220,8 @@ def fit(state: State, model: nn.Module, report: LoadReport) -> State:
         shape = tuple(wanted[name].shape)
         if tuple(value.shape) != shape:
             old = tuple(value.shape)
-            if value.numel() == wanted[name].numel() and _squeezed(old) == _squeezed(shape):
-                value = value.reshape(shape)
-            elif name in tables and value.numel() == wanted[name].numel() and old[-1] == shape[-1]:
+            same_rows = _squeezed(old) == _squeezed(shape) or (name in tables and old[-1] == shape[-1])
+            if value.numel() == wanted[name].numel() and same_rows:
                 value = value.reshape(shape)
             elif name in tables and (resized := _resize_table(value, shape)) is not None:
                 value = resized
@@ -167,7 +233,9 @@ def fit(state: State, model: nn.Module, report: LoadReport) -> State:
                 raise CheckpointError(f"{name} has shape {old} in the file and {shape} in the model")
         fitted[name] = value
         report.loaded.append(name)
-    report.missing = [name for name in wanted if name not in fitted and name not in report.reshaped]
+    report.missing = [
+        name for name in wanted if name not in fitted and name not in report.reshaped and not _is_counter(name)
+    ]
     return fitted
 
 
@@ -193,6 +261,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
     """
     source, state = recognise(find_state(read_file(path), path))
     report = LoadReport(source)
+    if hasattr(model, "prepare_for"):
+        model.prepare_for(state)
     try:
         fitted = fit(state, model, report)
     except CheckpointError as error:
@@ -202,7 +272,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
             f"checkpoint {path} ({source}): {len(report.unexpected)} tensors have no place in "
             f"{type(model).__name__}: {_listed(report.unexpected)}"
         )
-    lacking = [name for name in report.missing if not name.startswith("head.") and not _is_counter(name)]
+    lacking = [name for name in report.missing if not name.startswith("head.")]
     if strict and lacking:
         raise CheckpointError(
             f"checkpoint {path} ({source}): lacks {len(lacking)} tensors of {type(model).__name__}: {_listed(lacking)}"
@@ -214,6 +284,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
 
 
 def _is_counter(name: str) -> bool:
+    """Whether this is a BatchNorm's count of batches, which Paddle does not have and nothing here reads."""
     return name.endswith("num_batches_tracked")
 
 

@@ -24,3 +24,15 @@ class GroupNorm1(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
         return to_grid(F.group_norm(to_channels_first(grid), 1, self.weight, self.bias, self.eps))
+
+
+class SampleBatchNorm(nn.BatchNorm1d):
+    """BatchNorm of one vector a sample, (B, C), that also trains on a batch of one.
+
+    A single vector has no statistics of its own: it is normalised by the running ones, which stay as they are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C) -> the same
+        if self.training and x.shape[0] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)

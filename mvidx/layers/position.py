@@ -105,3 +105,46 @@ class AbsolutePosition(nn.Module):
         space = resize_grid(self.space, size[1:])
         time = resize_grid(self.time, size[:1])
         return grid + (space[:, None] + time[:, :, None, None])
+
+
+def window_offsets(window: Sequence[int], table_window: Sequence[int]) -> Tensor:
+    """Row of a flattened window-bias table for every pair of positions of a window.
+
+    Args:
+        window: positions along each axis, none more than in `table_window`.
+        table_window: the window that the table was made for; it has 2 * n - 1 entries an axis.
+
+    Returns:
+        int64, (N, N) with N = prod(window).
+    """
+    index = torch.zeros((), dtype=torch.int64)
+    for axis, (n, table_n) in enumerate(zip(window, table_window, strict=True)):
+        place = torch.arange(n).view([n if a == axis else 1 for a in range(len(window))]).expand(*window).flatten()
+        offset = place[:, None] - place[None, :] + table_n - 1
+        index = index * (2 * table_n - 1) + offset
+    return index
+
+
+class WindowBias(nn.Module):
+    """A learned bias for every offset between two positions of a window and every head (Swin, arXiv 2103.14030).
+
+    Args:
+        window: positions along each axis, ([t,] h, w).
+        num_heads: attention heads.
+    """
+
+    def __init__(self, window: Sequence[int], num_heads: int):
+        super().__init__()
+        self.window = tuple(window)
+        self.table = nn.Parameter(torch.empty(1, *(2 * n - 1 for n in window), num_heads))
+        nn.init.trunc_normal_(self.table, std=0.02)
+        self.register_buffer("offsets", window_offsets(self.window, self.window), persistent=False)
+
+    def forward(self, window: Sequence[int]) -> Tensor:
+        """Bias of a window of this size, at most the one built for: (1, heads, N, N)."""
+        window = tuple(window)
+        offsets = self.offsets
+        if window != self.window:
+            offsets = window_offsets(window, self.window).to(self.table.device)
+        rows = self.table.flatten(0, -2)
+        return rows[offsets.flatten()].unflatten(0, offsets.shape).permute(2, 0, 1).unsqueeze(0).contiguous()

@@ -1,10 +1,29 @@
 """What every mvidx model is: a backbone of four stages over channels-last grids, and a linear head."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Collection, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+
+@contextlib.contextmanager
+def frozen_running_statistics(module: nn.Module):
+    """Let the BatchNorms inside `module` leave their running statistics alone.
+
+    Activation checkpointing computes a block twice; its batches must count once.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.num_batches_tracked is not None]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class Backbone(nn.Module):
@@ -66,8 +85,12 @@ class Backbone(nn.Module):
     def run_block(self, block: nn.Module, *args):
         """Call a block, through activation checkpointing when that is on."""
         if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *args, use_reentrant=False)
+            contexts = lambda: (contextlib.nullcontext(), frozen_running_statistics(block))  # noqa: E731
+            return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
         return block(*args)
+
+    def prepare_for(self, names: Collection[str]) -> None:
+        """Take the shape that a state with these names (ours) needs, where a family has more than one."""
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that a recipe may exempt from weight decay: tables and tokens."""

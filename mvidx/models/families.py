@@ -1,3 +1,6 @@
 """Imports every model family, so that each registers its names."""
 
-import mvidx.models.mvit  # noqa: F401
+import mvidx.models.iformer
+import mvidx.models.mixformer
+import mvidx.models.mvit
+import mvidx.models.poolformer  # noqa: F401

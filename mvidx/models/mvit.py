@@ -397,7 +397,7 @@ class MViT(Backbone):
 
 
 def _scaled(starts: Sequence[int]) -> dict[int, float]:
-    return {start: 2.0 for start in starts}
+    return dict.fromkeys(starts, 2.0)
 
 
 def _v2(depths: Sequence[int], *, video: bool, **numbers) -> dict:
@@ -424,7 +424,7 @@ def _v1(starts: Sequence[int], *, video: bool, **numbers) -> dict:
     return {
         "dim_mul": _scaled(starts),
         "head_mul": _scaled(starts),
-        "q_stride": {start: (*time, 2, 2) for start in starts},
+        "q_stride": dict.fromkeys(starts, (*time, 2, 2)),
         "kv_stride": (1, 8, 8) if video else (4, 4),
         "pool_kernel": (3, 3, 3) if video else (3, 3),
         "absolute_position": "separate" if video else "joint",
