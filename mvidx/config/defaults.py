@@ -1,0 +1,233 @@
+"""Every config key, its default and what it means.
+
+Names are PySlowFast's where PySlowFast has the concept. Keys are grouped as they stand in a YAML file. A file
+may begin with `_BASE_: other.yaml`, a path relative to it, whose keys it then changes.
+"""
+
+from fvcore.common.config import CfgNode
+
+_C = CfgNode()
+
+# ---------------------------------------------------------------------------- training
+_C.TRAIN = CfgNode()
+# Train a model.
+_C.TRAIN.ENABLE = True
+# Dataset: "kinetics" (path-label lists train.csv, val.csv, test.csv) or "motion" (made on first use).
+_C.TRAIN.DATASET = "kinetics"
+# Videos in a step, over all GPUs of a node.
+_C.TRAIN.BATCH_SIZE = 64
+# Epochs between evaluations on the validation split.
+_C.TRAIN.EVAL_PERIOD = 10
+# Epochs between checkpoints.
+_C.TRAIN.CHECKPOINT_PERIOD = 10
+# Steps between checkpoints inside an epoch; 0 for none.
+_C.TRAIN.CHECKPOINT_STEPS = 0
+# How many of the newest checkpoints stay in OUTPUT_DIR/checkpoints.
+_C.TRAIN.CHECKPOINTS_KEPT = 2
+# Go on from the newest checkpoint in OUTPUT_DIR, when there is one.
+_C.TRAIN.AUTO_RESUME = True
+# Weights to start from when nothing is resumed: any file that mvidx.load_checkpoint reads.
+_C.TRAIN.CHECKPOINT_FILE_PATH = ""
+# "float32", "bfloat16" or "float16" (with loss scaling), for training and testing.
+_C.TRAIN.PRECISION = "float32"
+
+# ---------------------------------------------------------------------------- testing
+_C.TEST = CfgNode()
+# Test after training, or alone when TRAIN.ENABLE is False.
+_C.TEST.ENABLE = True
+# Dataset, as TRAIN.DATASET.
+_C.TEST.DATASET = "kinetics"
+# The most views in one forward pass, over all GPUs of a node.
+_C.TEST.BATCH_SIZE = 8
+# Weights to test; empty: the newest checkpoint in OUTPUT_DIR, else TRAIN.CHECKPOINT_FILE_PATH.
+_C.TEST.CHECKPOINT_FILE_PATH = ""
+# Temporal views of a video.
+_C.TEST.NUM_ENSEMBLE_VIEWS = 10
+# Spatial crops of a temporal view: 1 (centre) or 3 (along the longer side).
+_C.TEST.NUM_SPATIAL_CROPS = 3
+# Shuffle the frames of every view in time: shows how much a model relies on their order.
+_C.TEST.SHUFFLE_FRAMES = False
+
+# ---------------------------------------------------------------------------- data
+_C.DATA = CfgNode()
+# Folder of the annotation files.
+_C.DATA.PATH_TO_DATA_DIR = ""
+# Folder put before every path in the annotation files.
+_C.DATA.PATH_PREFIX = ""
+# What stands between path and label; a space, a comma and a tab are recognised anyway.
+_C.DATA.PATH_LABEL_SEPARATOR = " "
+# File with the name of one class a line; empty: classes.txt in PATH_TO_DATA_DIR when it is there.
+_C.DATA.CLASS_NAMES = ""
+# How many files of a list are looked at before the first step (missing, empty, no video at all).
+_C.DATA.CHECK_FILES = 20000
+# Decoder: "decord", "pyav" or "torchcodec".
+_C.DATA.DECODING_BACKEND = "decord"
+# Frames of a clip.
+_C.DATA.NUM_FRAMES = 8
+# Distance between the frames of a clip, in frames at TARGET_FPS.
+_C.DATA.SAMPLING_RATE = 8
+# Frame rate that SAMPLING_RATE refers to; clips of videos with another rate span the same time.
+_C.DATA.TARGET_FPS = 30
+# Test views from the very start to the very end of a video (one view: the middle).
+_C.DATA.USE_OFFSET_SAMPLING = False
+# Mean and standard deviation of the channels, with pixels in [0, 1].
+_C.DATA.MEAN = [0.45, 0.45, 0.45]
+_C.DATA.STD = [0.225, 0.225, 0.225]
+# Input channels, as a list for PySlowFast's sake; the first entry counts.
+_C.DATA.INPUT_CHANNEL_NUM = [3]
+# Side of training and test crops, pixels.
+_C.DATA.TRAIN_CROP_SIZE = 224
+_C.DATA.TEST_CROP_SIZE = 256
+# Smallest and largest short side of training clips, pixels, when TRAIN_JITTER_SCALES_RELATIVE is empty. The
+# first is also the short side of test clips with one spatial crop.
+_C.DATA.TRAIN_JITTER_SCALES = [256, 320]
+# Area of the random training region over the frame's, (smallest, largest); empty: use TRAIN_JITTER_SCALES.
+_C.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
+# Aspect ratio of that region, (smallest, largest).
+_C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
+# Mirror half of the training clips.
+_C.DATA.RANDOM_FLIP = True
+# Smooth before scaling down; the published numbers are without.
+_C.DATA.ANTIALIAS = False
+
+# ---------------------------------------------------------------------------- the motion dataset
+_C.MOTION = CfgNode()
+# Videos of each split.
+_C.MOTION.NUM_TRAIN = 1024
+_C.MOTION.NUM_VAL = 128
+_C.MOTION.NUM_TEST = 256
+# Seed of all that is drawn.
+_C.MOTION.SEED = 0
+# Names of the classes to make, in the order of their labels; empty: all eight.
+_C.MOTION.CLASSES = []
+
+# ---------------------------------------------------------------------------- loading
+_C.DATA_LOADER = CfgNode()
+# Worker processes of a loader, a GPU.
+_C.DATA_LOADER.NUM_WORKERS = 8
+# Copy batches to page-locked memory (with a GPU).
+_C.DATA_LOADER.PIN_MEMORY = True
+
+# ---------------------------------------------------------------------------- model
+_C.MODEL = CfgNode()
+# "MViT" (built from the MVIT section) or a name of mvidx.list_models().
+_C.MODEL.MODEL_NAME = "MViT"
+# Number of classes.
+_C.MODEL.NUM_CLASSES = 400
+# Dropout before the classifier.
+_C.MODEL.DROPOUT_RATE = 0.5
+# Loss: "cross_entropy".
+_C.MODEL.LOSS_FUNC = "cross_entropy"
+# Recompute activations in the backward pass.
+_C.MODEL.ACT_CHECKPOINT = False
+# Other arguments of the model's constructor, for models chosen by name.
+_C.MODEL.ARGUMENTS = CfgNode(new_allowed=True)
+
+# ---------------------------------------------------------------------------- MViT
+_C.MVIT = CfgNode()
+# Pooling: "conv" (depthwise convolution).
+_C.MVIT.MODE = "conv"
+# Carry a class token and classify from it.
+_C.MVIT.CLS_EMBED_ON = True
+# Kernel, stride and padding of the patch embedding, ([T,] H, W).
+_C.MVIT.PATCH_KERNEL = [3, 7, 7]
+_C.MVIT.PATCH_STRIDE = [2, 4, 4]
+_C.MVIT.PATCH_PADDING = [2, 4, 4]
+# Image model: a patch embedding of two axes, and one frame.
+_C.MVIT.PATCH_2D = False
+# Channels after the patch embedding.
+_C.MVIT.EMBED_DIM = 96
+# Heads of the first block.
+_C.MVIT.NUM_HEADS = 1
+# Hidden width of the MLPs over their input width.
+_C.MVIT.MLP_RATIO = 4.0
+# Bias of the query, key and value projections.
+_C.MVIT.QKV_BIAS = True
+# Stochastic depth of the last block; grows linearly from 0.
+_C.MVIT.DROPPATH_RATE = 0.1
+# Dropout inside the blocks.
+_C.MVIT.DROPOUT_RATE = 0.0
+# Blocks.
+_C.MVIT.DEPTH = 16
+# Norm: "layernorm".
+_C.MVIT.NORM = "layernorm"
+# [[block, factor], ...] by which width and heads grow.
+_C.MVIT.DIM_MUL = []
+_C.MVIT.HEAD_MUL = []
+# [[block, *stride], ...] of key and value, or one stride for block 0 that every query stride divides.
+_C.MVIT.POOL_KV_STRIDE = []
+_C.MVIT.POOL_KV_STRIDE_ADAPTIVE = None
+# [[block, *stride], ...] of the blocks that pool their query.
+_C.MVIT.POOL_Q_STRIDE = []
+# Kernel of all pools; None: stride + 1.
+_C.MVIT.POOL_KVQ_KERNEL = None
+# Learned absolute positions, in one table or one for space and one for time.
+_C.MVIT.USE_ABS_POS = True
+_C.MVIT.SEP_POS_EMBED = False
+# Decomposed relative positions in space and time.
+_C.MVIT.REL_POS_SPATIAL = False
+_C.MVIT.REL_POS_TEMPORAL = False
+# Widen in the attention rather than in the MLP.
+_C.MVIT.DIM_MUL_IN_ATT = False
+# Add the pooled query to what is attended.
+_C.MVIT.RESIDUAL_POOLING = False
+# Classify from the mean of the last grid, normed after the mean.
+_C.MVIT.USE_MEAN_POOLING = False
+# Factor on the classifier's initial weights.
+_C.MVIT.HEAD_INIT_SCALE = 1.0
+# No weight decay for position tables and the class token.
+_C.MVIT.ZERO_DECAY_POS_CLS = True
+
+# ---------------------------------------------------------------------------- optimization
+_C.SOLVER = CfgNode()
+# "adamw" or "sgd".
+_C.SOLVER.OPTIMIZING_METHOD = "sgd"
+# Learning rate after the warm-up, for the batch of one node.
+_C.SOLVER.BASE_LR = 0.1
+# Multiply all learning rates by NUM_SHARDS.
+_C.SOLVER.BASE_LR_SCALE_NUM_SHARDS = False
+# "cosine" or "steps_with_relative_lrs".
+_C.SOLVER.LR_POLICY = "cosine"
+# Learning rate at the end of the cosine.
+_C.SOLVER.COSINE_END_LR = 0.0
+# Start the cosine where the warm-up ends.
+_C.SOLVER.COSINE_AFTER_WARMUP = False
+# First epoch of every step, and the factor on BASE_LR from there on.
+_C.SOLVER.STEPS = []
+_C.SOLVER.LRS = []
+# Epochs.
+_C.SOLVER.MAX_EPOCH = 300
+# Epochs of linear warm-up, and the learning rate it starts at.
+_C.SOLVER.WARMUP_EPOCHS = 0.0
+_C.SOLVER.WARMUP_START_LR = 0.01
+# SGD's momentum; Nesterov's kind or not.
+_C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.NESTEROV = True
+# AdamW's beta1 and beta2.
+_C.SOLVER.BETAS = [0.9, 0.999]
+# Weight decay, and whether parameters of one axis (biases, norms) are exempt.
+_C.SOLVER.WEIGHT_DECAY = 1e-4
+_C.SOLVER.ZERO_WD_1D_PARAM = False
+# Learning rate of a layer over that of the next deeper one.
+_C.SOLVER.LAYER_DECAY = 1.0
+# Largest norm of the gradient; None for no clipping.
+_C.SOLVER.CLIP_GRAD_L2NORM = None
+
+# ---------------------------------------------------------------------------- the run
+# GPUs of a node: -1 takes one when there is one, else the CPU; 0 is the CPU.
+_C.NUM_GPUS = -1
+# Nodes.
+_C.NUM_SHARDS = 1
+# Seed of everything random.
+_C.RNG_SEED = 0
+# Where everything that the run makes goes.
+_C.OUTPUT_DIR = "."
+# Steps between records of training metrics.
+_C.LOG_PERIOD = 10
+# Write TensorBoard events.
+_C.TENSORBOARD = True
+
+
+def get_cfg() -> CfgNode:
+    """A fresh copy of the defaults."""
+    return _C.clone()

@@ -1,0 +1,171 @@
+"""Lists of videos with labels: reading and checking them, and holding millions of rows in little memory."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from iopath.common.file_io import g_pathmgr
+
+from mvidx.errors import UserError
+
+
+class DataError(UserError):
+    """Data that can't be used: the message names the file, the row and what was expected."""
+
+
+class VideoList:
+    """Paths and labels of a split, in two flat arrays that worker processes share without copies.
+
+    Args:
+        paths: one a video.
+        labels: int, one a video.
+        source: the file they came from, for messages.
+        rows: line number of each in `source`, from 1; counted by default.
+    """
+
+    def __init__(
+        self, paths: Iterable[str], labels: Iterable[int], *, source: str = "", rows: Iterable[int] | None = None
+    ):
+        encoded = [os.fsencode(path) for path in paths]
+        self._buffer = np.frombuffer(b"".join(encoded), np.uint8)
+        self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.labels = np.fromiter(labels, np.int32)
+        self.source = source
+        self._rows = None if rows is None else np.fromiter(rows, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def path(self, index: int) -> str:
+        """Path of video `index`."""
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._buffer[start : self._ends[index]].tobytes())
+
+    def where(self, index: int) -> str:
+        """'FILE, row N' of video `index`, for messages."""
+        return f"{self.source}, row {index + 1 if self._rows is None else self._rows[index]}"
+
+
+_SEPARATORS = (" ", ",", "\t")
+
+
+def _split_row(row: str, separator: str) -> tuple[str, str]:
+    """(path, label) of a row, split at its last separator, so that a path may hold spaces."""
+    for candidate in (separator, *_SEPARATORS):
+        path, found, label = row.rpartition(candidate)
+        if found and label.strip().lstrip("-").isdigit():
+            return path.strip(), label.strip()
+    raise ValueError
+
+
+def read_video_list(
+    file: str | os.PathLike, *, num_classes: int, prefix: str = "", separator: str = " ", root: str | os.PathLike = ""
+) -> VideoList:
+    """Read `path label` rows, as PySlowFast's CSV files have them.
+
+    Args:
+        file: text file, one video a row; empty rows are passed over.
+        num_classes: labels must be below.
+        prefix: folder put before every path (PySlowFast's DATA.PATH_PREFIX).
+        separator: between path and label; a space, comma or tab is recognised anyway.
+        root: folder that relative paths are looked for in when they are not found as they stand.
+
+    Raises:
+        DataError: missing or empty file, a row without a label, a label outside the classes; each names
+            file and row.
+    """
+    file = os.fspath(file)
+    if not g_pathmgr.isfile(file):
+        raise DataError(f"annotation file {file} does not exist")
+    paths, labels, rows = [], [], []
+    with g_pathmgr.open(file, "r") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                path, label = _split_row(line.rstrip("\r\n"), separator)
+            except ValueError:
+                raise DataError(f"{file}, row {number}: {line.strip()!r} has no label, expected 'path label'") from None
+            if not 0 <= int(label) < num_classes:
+                raise DataError(
+                    f"{file}, row {number}: label {label} is outside the {num_classes} classes (0 to {num_classes - 1})"
+                )
+            paths.append(os.path.join(prefix, path) if prefix else path)
+            labels.append(int(label))
+            rows.append(number)
+    if not paths:
+        raise DataError(f"annotation file {file} is empty, expected rows of 'path label'")
+    if root and not os.path.isabs(paths[0]) and not os.path.exists(paths[0]):
+        paths = [os.path.join(root, path) for path in paths]
+    return VideoList(paths, labels, source=file, rows=rows)
+
+
+# How files of the known containers begin, as (offset, bytes).
+_CONTAINER_SIGNATURES = (
+    *((4, box) for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")),  # MP4, MOV
+    (0, b"\x1a\x45\xdf\xa3"),  # Matroska, WebM
+    (0, b"RIFF"),  # AVI
+    (0, b"FLV"),
+    (0, b"OggS"),
+    (0, b"\x30\x26\xb2\x75"),  # WMV, ASF
+    (0, b"\x47"),  # MPEG transport stream
+    (4, b"\x47"),  # the same with time codes (.m2ts)
+    (0, b"\x00\x00\x01"),  # MPEG program and elementary streams
+    (0, b"\x00\x00\x00\x01"),  # raw H.264, HEVC
+    (0, b"GIF8"),
+)
+
+
+def file_problem(path: str) -> str | None:
+    """What is plainly wrong with a video file, without decoding: missing, empty, or no video at all."""
+    try:
+        local = g_pathmgr.get_local_path(path)
+        size = os.path.getsize(local)
+        with open(local, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        return "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read ({error.strerror})"
+    if size == 0:
+        return "is empty"
+    if any(head.startswith(signature, offset) for offset, signature in _CONTAINER_SIGNATURES):
+        return None
+    from mvidx.data.decode import VideoError, open_video
+
+    try:
+        with open_video(path, "pyav"):
+            return None
+    except VideoError as error:
+        return f"is not a video ({error.reason})"
+
+
+def find_bad_files(videos: VideoList, *, limit: int) -> list[tuple[int, str]]:
+    """(index, problem) of files that plainly can't be read, among the first `limit`, looked at in parallel."""
+    count = min(limit, len(videos))
+    with ThreadPoolExecutor(16) as pool:
+        problems = pool.map(lambda index: file_problem(videos.path(index)), range(count))
+        return [(index, problem) for index, problem in enumerate(problems) if problem]
+
+
+def check_files(videos: VideoList, *, limit: int) -> None:
+    """Raise DataError, naming row and path of every bad file, when one of the first `limit` can't be a video."""
+    bad = find_bad_files(videos, limit=limit)
+    if bad:
+        index, problem = bad[0]
+        more = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
+        raise DataError(f"{videos.where(index)}: {videos.path(index)} {problem}{more}")
+
+
+def read_class_names(file: str | os.PathLike, num_classes: int) -> list[str]:
+    """Names of the classes, one a line. Raises DataError when their number is not `num_classes`."""
+    names = [line.strip() for line in Path(g_pathmgr.get_local_path(os.fspath(file))).read_text().splitlines()]
+    names = [name for name in names if name]
+    if len(names) != num_classes:
+        raise DataError(f"{file} names {len(names)} classes, expected {num_classes} (MODEL.NUM_CLASSES)")
+    return names
+
+
+def numbered_names(num_classes: int) -> Sequence[str]:
+    """Stand-ins where no names are known: '0', '1', ..."""
+    return [str(label) for label in range(num_classes)]

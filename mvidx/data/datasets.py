@@ -1,0 +1,209 @@
+"""Datasets of videos: training clips, and test videos with all their views from one decode.
+
+An item is asked for as (epoch, index). Everything random in it comes from a generator seeded by (seed,
+epoch, index), so clips and augmentations do not depend on the number of workers or processes, nor on
+where a run was resumed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mvidx.data import sampling
+from mvidx.data.annotations import VideoList
+from mvidx.data.decode import VideoError, open_video
+from mvidx.data.transforms import TrainTransform, test_crops
+
+MAX_REPLACEMENTS = 10
+
+
+@dataclass(frozen=True)
+class ClipSampling:
+    """How a clip's frames are picked from a video.
+
+    Attributes:
+        num_frames: frames of a clip.
+        sampling_rate: distance of its frames, in frames at `target_fps`.
+        target_fps: frames a second that `sampling_rate` refers to.
+        segments: pick one frame from each of `num_frames` equal segments instead (Something-Something).
+        use_offset: see `sampling.uniform_view_indices`.
+    """
+
+    num_frames: int
+    sampling_rate: float = 1
+    target_fps: float = 30
+    segments: bool = False
+    use_offset: bool = True
+
+    def random(self, num_video_frames: int, fps: float, rng: np.random.Generator) -> np.ndarray:
+        """Indices of a random clip, int64 (num_frames,)."""
+        if self.segments:
+            return sampling.random_segment_indices(num_video_frames, self.num_frames, rng=rng)
+        return sampling.random_clip_indices(
+            num_video_frames,
+            fps,
+            num_frames=self.num_frames,
+            sampling_rate=self.sampling_rate,
+            target_fps=self.target_fps,
+            rng=rng,
+        )
+
+    def views(self, num_video_frames: int, fps: float, num_views: int) -> np.ndarray:
+        """Indices of test views, int64 (num_views, num_frames)."""
+        if self.segments:
+            return np.stack([sampling.segment_indices(num_video_frames, self.num_frames)] * num_views)
+        return sampling.uniform_view_indices(
+            num_video_frames,
+            fps,
+            num_frames=self.num_frames,
+            sampling_rate=self.sampling_rate,
+            num_views=num_views,
+            target_fps=self.target_fps,
+            use_offset=self.use_offset,
+        )
+
+
+@dataclass
+class Sample:
+    """One item of a loader.
+
+    Attributes:
+        clips: uint8 (N, 3, T, H, W): the augmented clips of a training video or the views of a test video;
+            None when a test video could not be read.
+        label: class, or the row of a multi-label target.
+        index: which video of the list.
+        failures: (path, reason) of videos that could not be read.
+    """
+
+    clips: Tensor | None
+    label: int
+    index: int
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+
+class TrainVideos(Dataset):
+    """Random clips of a list of videos; an unreadable video is replaced by another one and reported.
+
+    Args:
+        videos: the list.
+        clip: how frames are picked.
+        transform: frames uint8 (T, H, W, 3) and a generator -> uint8 (3, T, H, W).
+        backend: decoder, see `mvidx.data.decode.open_video`.
+        seed: of every draw.
+        num_augmentations: clips from one decode (repeated augmentation).
+    """
+
+    def __init__(
+        self,
+        videos: VideoList,
+        *,
+        clip: ClipSampling,
+        transform: TrainTransform | Callable[[np.ndarray, np.random.Generator], Tensor],
+        backend: str = "decord",
+        seed: int = 0,
+        num_augmentations: int = 1,
+    ):
+        self.videos = videos
+        self.clip = clip
+        self.transform = transform
+        self.backend = backend
+        self.seed = seed
+        self.num_augmentations = num_augmentations
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """The sample of (epoch, index). Raises VideoError when no replacement can be read either."""
+        epoch, index = item
+        rng = np.random.default_rng((self.seed, epoch, index))
+        failures: list[tuple[str, str]] = []
+        while True:
+            try:
+                with open_video(self.videos.path(index), self.backend) as video:
+                    indices = self.clip.random(video.num_frames, video.fps, rng)
+                    frames = video.get_frames(indices)
+                break
+            except VideoError as error:
+                failures.append((self.videos.path(index), error.reason))
+                if len(failures) > MAX_REPLACEMENTS:
+                    raise VideoError(
+                        error.path, f"{error.reason}; {MAX_REPLACEMENTS} videos tried instead could not be read either"
+                    ) from None
+                index = int(rng.integers(len(self.videos)))
+        clips = torch.stack([self.transform(frames, rng) for _ in range(self.num_augmentations)])
+        return Sample(clips, int(self.videos.labels[index]), index, failures)
+
+
+class TestVideos(Dataset):
+    """Videos with all their views from one decode, for validation and testing; nothing is replaced.
+
+    Args:
+        videos: the list.
+        clip: how frames are picked.
+        num_views: temporal views.
+        spatial_idx: spatial crops of each view, see `transforms.crop_offset`.
+        short_side, crop: pixels.
+        antialias: smooth before scaling down.
+        backend: decoder.
+        shuffle_seed: shuffle the frames of every view in time with this seed: what a model that ignores
+            time would not notice. None leaves them in order.
+    """
+
+    __test__ = False  # not a pytest class
+
+    def __init__(
+        self,
+        videos: VideoList,
+        *,
+        clip: ClipSampling,
+        num_views: int,
+        spatial_idx: Sequence[int] = (1,),
+        short_side: int,
+        crop: int,
+        antialias: bool = False,
+        backend: str = "decord",
+        shuffle_seed: int | None = None,
+    ):
+        self.videos = videos
+        self.clip = clip
+        self.num_views = num_views
+        self.spatial_idx = tuple(spatial_idx)
+        self.short_side = short_side
+        self.crop = crop
+        self.antialias = antialias
+        self.backend = backend
+        self.shuffle_seed = shuffle_seed
+
+    def __len__(self) -> int:
+        return len(self.videos)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of video `index`; its views are ordered by time, then by crop."""
+        label, path = int(self.videos.labels[index]), self.videos.path(index)
+        try:
+            with open_video(path, self.backend) as video:
+                indices = self.clip.views(video.num_frames, video.fps, self.num_views)
+                if self.shuffle_seed is not None:
+                    rng = np.random.default_rng((self.shuffle_seed, index))
+                    indices = rng.permuted(indices, axis=1)
+                needed, place = np.unique(indices, return_inverse=True)
+                frames = video.get_frames(needed)
+        except VideoError as error:
+            return Sample(None, label, index, [(path, error.reason)])
+        place = place.reshape(indices.shape)
+        views = [
+            test_crops(
+                frames[rows],
+                short_side=self.short_side,
+                crop=self.crop,
+                spatial_idx=self.spatial_idx,
+                antialias=self.antialias,
+            )
+            for rows in place
+        ]
+        return Sample(torch.cat(views), label, index)

@@ -1,0 +1,179 @@
+"""From decoded frames to what a model takes: uint8 clips (T, H, W, 3) until the crop is made, float last.
+
+Every random parameter is drawn once a clip from an explicit generator. Sizes and offsets follow PySlowFast
+(`slowfast/datasets/transform.py` at 287ec00): bilinear without antialiasing, the long side rounded down,
+the middle of a crop rounded up.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F2
+
+
+def as_clip(frames: np.ndarray | Tensor) -> Tensor:
+    """uint8 (T, H, W, 3) -> the same memory viewed as (T, 3, H, W), as torchvision wants it."""
+    frames = torch.from_numpy(frames) if isinstance(frames, np.ndarray) else frames
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8:
+        raise ValueError(f"got frames of {frames.dtype} {tuple(frames.shape)}, expected uint8 (T, H, W, 3)")
+    return frames.permute(0, 3, 1, 2)
+
+
+def scaled_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with the short side at `short_side` pixels and the long one in proportion, rounded down."""
+    if min(height, width) == short_side:
+        return height, width
+    if width < height:
+        return math.floor(height / width * short_side), short_side
+    return short_side, math.floor(width / height * short_side)
+
+
+def resize(clip: Tensor, size: tuple[int, int], *, antialias: bool = False) -> Tensor:
+    """Resize uint8 (T, 3, H, W) bilinearly to `size`; returns the clip itself when it has that size."""
+    if tuple(clip.shape[-2:]) == tuple(size):
+        return clip
+    return F2.resize(clip, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias)
+
+
+def crop_offset(height: int, width: int, crop: int, spatial_idx: int) -> tuple[int, int]:
+    """(top, left) of a test crop: 0 is left or top, 1 the centre, 2 right or bottom, along the longer side."""
+    if spatial_idx not in (0, 1, 2):
+        raise ValueError(f"spatial_idx={spatial_idx}, expected 0, 1 or 2")
+    if min(height, width) < crop:
+        raise ValueError(f"a crop of {crop} pixels does not fit into {height} x {width}: short_side is below crop")
+    top, left = math.ceil((height - crop) / 2), math.ceil((width - crop) / 2)
+    if height > width:
+        return (0, top, height - crop)[spatial_idx], left
+    return top, (0, left, width - crop)[spatial_idx]
+
+
+def test_crops(
+    frames: np.ndarray | Tensor, *, short_side: int, crop: int, spatial_idx: Sequence[int], antialias: bool = False
+) -> Tensor:
+    """Test crops of a clip from one resize.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        short_side: pixels that the short side is scaled to.
+        crop: side of the square crop in pixels.
+        spatial_idx: which crops, see `crop_offset`.
+        antialias: smooth before scaling down; the published numbers are without.
+
+    Returns:
+        uint8 (len(spatial_idx), 3, T, crop, crop), memory of its own.
+    """
+    clip = as_clip(frames)
+    clip = resize(clip, scaled_size(*clip.shape[-2:], short_side), antialias=antialias)
+    offsets = [crop_offset(*clip.shape[-2:], crop, index) for index in spatial_idx]
+    return torch.stack([clip[..., y : y + crop, x : x + crop].transpose(0, 1) for y, x in offsets])
+
+
+test_crops.__test__ = False  # not a pytest test
+
+
+def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 (..., 3, T, H, W) or (..., 3, H, W) -> float32: (x / 255 - mean) / std, a channel at a time.
+
+    The channel axis is the fourth from the end for clips and the third for images, whichever holds 3
+    channels; runs on the device of `clips`.
+    """
+    axis = clips.ndim - 4 if clips.ndim >= 4 and clips.shape[-4] == 3 else clips.ndim - 3
+    shape = [1] * clips.ndim
+    shape[axis] = 3
+    scale = torch.tensor([1 / (255 * s) for s in std], device=clips.device).view(shape)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=clips.device).view(shape)
+    return torch.addcmul(shift, clips.float(), scale)
+
+
+def test_view(
+    frames: np.ndarray | Tensor,
+    *,
+    short_side: int,
+    crop: int,
+    spatial_idx: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    antialias: bool = False,
+) -> Tensor:
+    """One normalised test crop.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        short_side, crop, spatial_idx, antialias: see `test_crops`.
+        mean, std: of each channel, with pixels in [0, 1].
+
+    Returns:
+        float32 (3, T, crop, crop).
+    """
+    views = test_crops(frames, short_side=short_side, crop=crop, spatial_idx=[spatial_idx], antialias=antialias)
+    return normalize(views, mean, std)[0]
+
+
+test_view.__test__ = False  # not a pytest test
+
+
+def random_resized_region(
+    height: int, width: int, *, scale: Sequence[float], aspect: Sequence[float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random region: its area a fraction in `scale`, its shape in `aspect`.
+
+    Ten tries, the aspect drawn evenly in its logarithm; then the largest centred region within `aspect`
+    (Inception's crop, as in torchvision's RandomResizedCrop).
+    """
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    ratio = min(max(width / height, aspect[0]), aspect[1])
+    w = min(width, round(height * ratio))
+    h = min(height, round(width / ratio))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random crop and flip of a training clip, drawn once for all its frames.
+
+    Attributes:
+        crop: side of the square clip that comes out, pixels.
+        scale, aspect: area (fraction) and shape of the random region that becomes the crop; with an empty
+            `scale` the short side is scaled to a random length of `short_sides` and a crop cut out instead.
+        short_sides: (smallest, largest) short side in pixels; its inverse is drawn evenly unless
+            `uniform_sides`.
+        flip: mirror half of the clips.
+        antialias: smooth before scaling down.
+    """
+
+    crop: int
+    scale: tuple[float, ...] = ()
+    aspect: tuple[float, ...] = (0.75, 4 / 3)
+    short_sides: tuple[int, int] = (256, 320)
+    uniform_sides: bool = False
+    flip: bool = True
+    antialias: bool = False
+
+    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """uint8 (T, H, W, 3) -> uint8 (3, T, crop, crop), memory of its own."""
+        clip = as_clip(frames)
+        height, width = clip.shape[-2:]
+        if self.scale:
+            top, left, h, w = random_resized_region(height, width, scale=self.scale, aspect=self.aspect, rng=rng)
+            clip = resize(clip[..., top : top + h, left : left + w], (self.crop, self.crop), antialias=self.antialias)
+        else:
+            low, high = self.short_sides
+            side = rng.uniform(low, high) if self.uniform_sides else 1 / rng.uniform(1 / high, 1 / low)
+            clip = resize(clip, scaled_size(height, width, max(round(side), self.crop)), antialias=self.antialias)
+            height, width = clip.shape[-2:]
+            top = int(rng.integers(0, height - self.crop + 1))
+            left = int(rng.integers(0, width - self.crop + 1))
+            clip = clip[..., top : top + self.crop, left : left + self.crop]
+        if self.flip and rng.random() < 0.5:
+            clip = clip.flip(-1)
+        return clip.transpose(0, 1).contiguous()

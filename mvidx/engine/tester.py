@@ -1,0 +1,103 @@
+"""Multi-view evaluation: every video once, all its views, scores averaged after the softmax."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvidx import distributed
+from mvidx.data.datasets import Sample
+from mvidx.engine.metrics import topk_correct
+from mvidx.engine.trainer import autocast
+
+
+@dataclass
+class Predictions:
+    """Scores of the videos that could be read, and the others with their reasons.
+
+    Attributes:
+        indices: int64 (N,), which video of the list; ascending.
+        labels: int64 (N,).
+        scores: float32 (N, classes), mean over the views.
+        failures: {video: (path, reason)}.
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    scores: np.ndarray
+    failures: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def accuracy(self) -> dict[str, float]:
+        """top1 and top5 in percent of the videos that could be read; k is cut to the number of classes."""
+        if not len(self.labels):
+            return {"top1": 0.0, "top5": 0.0}
+        correct = topk_correct(torch.from_numpy(self.scores), torch.from_numpy(self.labels))
+        return {name: 100 * float(n) / len(self.labels) for name, n in zip(("top1", "top5"), correct, strict=True)}
+
+    def loss(self) -> float:
+        """Mean negative logarithm of the right class's score."""
+        right = self.scores[np.arange(len(self.labels)), self.labels]
+        return float(-np.log(np.maximum(right, 1e-12)).mean()) if len(right) else float("nan")
+
+
+def view_scores(logits: Tensor) -> Tensor:
+    """Scores of views, (N, classes): PySlowFast sums the softmax of every view."""
+    return logits.float().softmax(dim=1)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[list[Sample]],
+    *,
+    num_classes: int,
+    prepare: Callable[[Tensor], Tensor],
+    device: torch.device,
+    views_per_batch: int,
+    precision: str = "float32",
+) -> Predictions:
+    """Score every video of a loader; each process does its share, each gets the whole result.
+
+    Args:
+        model: prepared clips -> logits; put into eval mode, and back into the mode it was in.
+        loader: lists of test samples, see `mvidx.data.loader.test_loader`.
+        num_classes: width of the scores.
+        prepare: uint8 clips on the device -> what the model takes.
+        views_per_batch: the most views in one forward pass.
+        precision: see `Trainer`.
+    """
+    was_training = model.training
+    model.eval()
+    scores: dict[int, tuple[int, np.ndarray]] = {}
+    failures: dict[int, tuple[str, str]] = {}
+    for samples in loader:
+        readable = [sample for sample in samples if sample.clips is not None]
+        failures.update({sample.index: sample.failures[0] for sample in samples if sample.clips is None})
+        if not readable:
+            continue
+        views = [clip for sample in readable for clip in sample.clips]
+        chunks = []
+        for start in range(0, len(views), views_per_batch):
+            chunk = torch.stack(views[start : start + views_per_batch])
+            if device.type == "cuda":
+                chunk = chunk.pin_memory()
+            with autocast(device, precision):
+                logits = model(prepare(chunk.to(device, non_blocking=True)))
+            chunks.append(view_scores(logits))
+        per_video = torch.cat(chunks).split([len(sample.clips) for sample in readable])
+        for sample, video_scores in zip(readable, per_video, strict=True):
+            scores[sample.index] = (sample.label, video_scores.mean(0).cpu().numpy())
+    model.train(was_training)
+
+    for other_scores, other_failures in distributed.gather((scores, failures)):
+        scores.update(other_scores)
+        failures.update(other_failures)
+    order = sorted(scores)
+    return Predictions(
+        np.array(order, np.int64),
+        np.array([scores[index][0] for index in order], np.int64),
+        np.array([scores[index][1] for index in order], np.float32).reshape(len(order), num_classes),
+        dict(sorted(failures.items())),
+    )

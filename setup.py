@@ -1,0 +1,44 @@
+"""Package metadata of mvidx."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").read_text())[1]
+
+test = ["pytest>=8", "pytest-timeout>=2.3", "timm>=1.0.20", "scikit-learn>=1.4"]
+
+setup(
+    name="mvidx",
+    version=version,
+    description="Video recognition with four families of token mixers: MViTv2, PoolFormer, iFormer, MixFormer",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["mvidx", "mvidx.*"]),
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "pytorchvideo>=0.1.5",
+        "decord>=0.6",
+        "av>=14",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.10",
+        "submitit>=1.5",
+        "numpy>=1.26",
+        "opencv-python-headless>=4.8",
+        "safetensors>=0.4",
+        "tensorboard>=2.15",
+        "tqdm>=4.66",
+        "filelock>=3.13",
+        "pyyaml>=6",
+    ],
+    extras_require={"test": test, "dev": [*test, "ruff>=0.12"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+    ],
+)
