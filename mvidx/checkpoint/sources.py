@@ -1,13 +1,6 @@
-"""Checkpoints of other projects: one rename table for each source, and `load_checkpoint`.
-
-A source is recognised by its keys. Its table is a list of (pattern, replacement): every pattern is applied
-to every name, in order, as `re.sub`; a replacement of None drops the name on purpose. What a table leaves
-over must be a name of our model, or loading fails and lists it.
-"""
+"""`load_checkpoint`: a checkpoint of any known source into a model, with a report of what was done."""
 
 import os
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,133 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvidx.checkpoint.files import CheckpointError, find_state, read_file
+from mvidx.checkpoint.renames import State, recognise
 from mvidx.layers.nd import resize_grid
 from mvidx.layers.position import AbsolutePosition, RelativePosition, WindowBias
-
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Another project's checkpoint format.
-
-    Attributes:
-        name: what the report calls it.
-        signature: patterns that must each match some key.
-        renames: (pattern, replacement or None) in order.
-        convert: changes the values before the renames (layouts, joined tables).
-    """
-
-    name: str
-    signature: tuple[str, ...]
-    renames: tuple[tuple[str, str | None], ...]
-    convert: Callable[[State], State] = lambda state: state
-
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        return all(any(re.search(pattern, name) for name in state) for pattern in self.signature)
-
-    def rename(self, name: str) -> str | None:
-        for pattern, replacement in self.renames:
-            if replacement is None:
-                if re.search(pattern, name):
-                    return None
-            else:
-                name = re.sub(pattern, replacement, name)
-        return name
-
-
-def _split_joint_position(state: State, name: str) -> State:
-    """Split MViTv1's joint table (1, 1 + N, C) into the class token's row and the grid's, where it has one."""
-    table = state.get(name)
-    if table is not None and "cls_token" in state:
-        state = {**state, "pos_embed_class": table[:, :1], name: table[:, 1:]}
-    return state
-
-
-def _untranspose_linear(state: State) -> State:
-    """Turn Paddle's Linear weights, stored (in, out), into ours (out, in)."""
-    return {name: value.t() if name.endswith(".weight") and value.ndim == 2 else value for name, value in state.items()}
-
-
-SOURCES = (
-    Source(
-        "PoolFormer",  # sail-sg/poolformer, models/poolformer.py at a075575
-        (r"^network\.0\.0\.mlp\.fc1\.", r"^network\.1\.proj\.", r"^patch_embed\.proj\."),
-        (
-            (r"^patch_embed\.proj\.", "stem.conv."),
-            *((rf"^network\.{2 * s - 1}\.proj\.", f"stages.{s}.downsample.conv.") for s in (1, 2, 3)),
-            *((rf"^network\.{2 * s}\.(\d+)\.", rf"stages.{s}.blocks.\1.") for s in (0, 1, 2, 3)),
-            (r"\.layer_scale_(\d)$", r".scale\1"),
-        ),
-    ),
-    Source(
-        "Inception Transformer",  # sail-sg/iFormer, models/inception_transformer.py at 725d8e7
-        (r"^blocks1\.0\.attn\.high_mixer\.", r"^pos_embed1$"),
-        (
-            (r"^patch_embed\.proj1\.", "stem.0.conv."),
-            (r"^patch_embed\.norm1\.", "stem.0.norm."),
-            (r"^patch_embed\.proj2\.", "stem.2.conv."),
-            (r"^patch_embed\.norm2\.", "stem.2.norm."),
-            *((rf"^patch_embed{s + 1}\.proj\.", f"stages.{s}.downsample.conv.") for s in (1, 2, 3)),
-            *((rf"^patch_embed{s + 1}\.norm\.", f"stages.{s}.downsample.norm.") for s in (1, 2, 3)),
-            *((rf"^pos_embed{s + 1}$", f"stages.{s}.position.space") for s in (0, 1, 2, 3)),
-            *((rf"^blocks{s + 1}\.(\d+)\.", rf"stages.{s}.blocks.\1.") for s in (0, 1, 2, 3)),
-            (r"\.layer_scale_(\d)$", r".scale\1"),
-            (r"\.attn\.high_mixer\.conv1\.", ".mixer.conv_in."),
-            (r"\.attn\.high_mixer\.proj1\.", ".mixer.conv."),
-            (r"\.attn\.high_mixer\.proj2\.", ".mixer.pool_out."),
-            (r"\.attn\.low_mixer\.qkv\.", ".mixer.qkv."),
-            (r"\.attn\.conv_fuse\.", ".mixer.fuse."),
-            (r"\.attn\.proj\.", ".mixer.proj."),
-        ),
-    ),
-    Source(
-        "PaddleClas MixFormer",  # ppcls/arch/backbone/model_zoo/mixformer.py at 7b6c148
-        (r"^layers\.0\.blocks\.0\.attn\.dwconv3x3\.0\.weight$", r"^patch_embed\.stem\.0\.weight$"),
-        (
-            (r"\.relative_position_index$", None),  # computed, not learned
-            (r"\._mean$", ".running_mean"),
-            (r"\._variance$", ".running_var"),
-            *((rf"^patch_embed\.stem\.{3 * i}\.", f"stem.convs.{i}.conv.") for i in (0, 1, 2)),
-            *((rf"^patch_embed\.stem\.{3 * i + 1}\.", f"stem.convs.{i}.norm.") for i in (0, 1, 2)),
-            (r"^patch_embed\.proj\.", "stem.proj.conv."),
-            (r"^patch_embed\.norm\.", "stem.norm."),
-            *((rf"^layers\.{s}\.downsample\.reduction\.", f"stages.{s + 1}.downsample.conv.") for s in (0, 1, 2)),
-            *((rf"^layers\.{s}\.downsample\.norm\.", f"stages.{s + 1}.downsample.norm.") for s in (0, 1, 2)),
-            (r"^layers\.(\d)\.blocks\.", r"stages.\1.blocks."),
-            (r"\.attn\.", ".mixer."),
-            (r"\.proj_attn\.", ".attn_in."),
-            (r"\.proj_attn_norm\.", ".attn_in_norm."),
-            (r"\.proj_cnn\.", ".conv_in."),
-            (r"\.proj_cnn_norm\.", ".conv_in_norm."),
-            (r"\.conv_norm\.", ".conv_out_norm."),
-            (r"\.dwconv3x3\.0\.", ".conv."),
-            (r"\.dwconv3x3\.1\.", ".conv_norm."),
-            (r"\.channel_interaction\.", ".channel_gate."),
-            (r"\.projection\.", ".conv_out."),
-            (r"\.spatial_interaction\.0\.", ".spatial_gate_in."),
-            (r"\.spatial_interaction\.1\.", ".spatial_gate_norm."),
-            (r"\.spatial_interaction\.3\.", ".spatial_gate_out."),
-            (r"\.relative_position_bias_table$", ".bias.table"),
-        ),
-        _untranspose_linear,
-    ),
-    Source(
-        "PySlowFast MViT",  # facebookresearch/SlowFast, and facebookresearch/mvit, whose names are the same
-        (r"^blocks\.0\.attn\.qkv\.", r"^patch_embed\.proj\.", r"^head\.projection\."),
-        (
-            (r"^patch_embed\.proj\.", "patch_embed."),
-            (r"\.attn\.pool_([qkv])\.", r".attn.pool_\1.conv."),
-            (r"\.attn\.norm_([qkv])\.", r".attn.pool_\1.norm."),
-            (r"\.attn\.rel_pos_([thw])$", r".attn.relative.\1"),
-            (r"^pos_embed(_spatial)?$", "pos_embed.space"),
-            (r"^pos_embed_temporal$", "pos_embed.time"),
-            (r"^pos_embed_class$", "cls_pos"),
-            (r"^head\.projection\.", "head."),
-        ),
-        lambda state: _split_joint_position(state, "pos_embed"),
-    ),
-)
 
 
 @dataclass
@@ -170,16 +39,6 @@ class LoadReport:
         rows += [(f"unexpected {name}", "left out") for name in self.unexpected]
         width = max(len(left) for left, _ in rows)
         return "\n".join(f"{left:<{width}}  {right}" for left, right in rows)
-
-
-def recognise(state: State) -> tuple[str, State]:
-    """Name of the source, and the state under our names; "mvidx" for anything no table recognises."""
-    for source in SOURCES:
-        if source.recognises(state):
-            renamed = {source.rename(name): value for name, value in source.convert(dict(state)).items()}
-            renamed.pop(None, None)
-            return source.name, renamed
-    return "mvidx", dict(state)
 
 
 def _position_tables(model: nn.Module) -> set[str]:

@@ -50,6 +50,7 @@ class PoolingAttention(nn.Module):
         q_pool, kv_pool: (kernel, stride) of the pooling of query, and of key and value; None for none.
         relative: axes with relative positions: "none", "space" (H and W), "all" (T too).
         residual_pooling: add the pooled query to what is attended (MViTv2).
+        token_residual: add the class token's query too, as timm does and the published code does not.
         qkv_bias: bias of the projections of query, key and value.
         drop_rate: dropout after the output projection.
 
@@ -68,6 +69,7 @@ class PoolingAttention(nn.Module):
         kv_pool: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
         relative: str = "none",
         residual_pooling: bool = False,
+        token_residual: bool = False,
         qkv_bias: bool = True,
         drop_rate: float = 0.0,
     ):
@@ -81,6 +83,7 @@ class PoolingAttention(nn.Module):
         head_dim = channels // num_heads
         self.scale = head_dim**-0.5
         self.residual_pooling = residual_pooling
+        self.token_residual = token_residual
         self.qkv = nn.Linear(in_channels, 3 * channels, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels)
         self.drop = nn.Dropout(drop_rate)
@@ -130,6 +133,8 @@ class PoolingAttention(nn.Module):
         out, out_token = grid_attention(q, k, v, relative=relative, tokens=tokens, scale=self.scale)
         if self.residual_pooling:
             out = out + q
+            if out_token is not None and self.token_residual:
+                out_token = out_token + q_token
         out = self.drop(self.proj(out.flatten(-2)))
         if out_token is not None:
             out_token = self.drop(self.proj(out_token.flatten(-2)))

@@ -7,7 +7,7 @@ as `(grid, token)`: norms, projections and MLP act on both, pooling and position
 Deviations: none in the numbers. Any input size works; tables are interpolated at run time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -227,6 +227,8 @@ class MViT(Backbone):
         relative_position: "none", "space" or "all" (time too).
         expand_in_attention: widen in the attention (MViTv2) rather than in the MLP (MViTv1).
         residual_pooling: add the pooled query to what is attended.
+        token_residual: add the class token's query too, which timm does and the published code does not.
+            Loading a timm checkpoint with a class token switches it on.
         qkv_bias: bias of the query, key and value projections.
         drop_rate: dropout inside the blocks and after the positions.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0.
@@ -263,6 +265,7 @@ class MViT(Backbone):
         relative_position: str = "none",
         expand_in_attention: bool = True,
         residual_pooling: bool = True,
+        token_residual: bool = False,
         qkv_bias: bool = True,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -275,6 +278,8 @@ class MViT(Backbone):
         patch_stride = ndim_tuple(patch_stride, ndim, "patch_stride")
         patch_padding = ndim_tuple(patch_padding, ndim, "patch_padding")
         size = tuple(s // st for s, st in zip(input_size, patch_stride, strict=True))
+        if frames == 1:
+            size = (1, *size[1:])  # padding makes a cell of a single frame
         if min(size) < 1:
             raise ValueError(f"an input of {input_size} is too small for patch_stride={patch_stride}")
         if absolute_position not in ("none", "joint", "separate"):
@@ -322,6 +327,7 @@ class MViT(Backbone):
             for geometry, rate in zip(blocks, drop_path_rates(drop_path_rate, depth), strict=True)
         )
         self.norm = LayerNorm(self.num_features)
+        self.set_token_residual(token_residual)
         self._init_weights(head_init_scale)
 
         self.stage_ends = [i - 1 for i, b in enumerate(blocks) if max(b.stride) > 1] + [depth - 1]
@@ -343,6 +349,16 @@ class MViT(Backbone):
             with torch.no_grad():
                 self.head.weight.mul_(head_init_scale)
                 self.head.bias.mul_(head_init_scale)
+
+    def set_token_residual(self, enable: bool) -> None:
+        """Add the class token's own query to what it attends to, or not; `state_dict` has a mark while it does."""
+        for block in self.blocks:
+            block.attn.token_residual = enable
+        mark = next(self.parameters()).new_ones((), dtype=torch.bool) if enable else None
+        self.register_buffer("token_residual", mark)
+
+    def prepare_for(self, names: Collection[str]) -> None:
+        self.set_token_residual("token_residual" in names and self.cls_token is not None)
 
     def _encode(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Grids at the end of every stage, not normed, and the class token (B, C) or None."""
