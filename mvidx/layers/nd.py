@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvidx.layers.depthwise import depthwise_conv3d
+
 
 def to_channels_first(grid: Tensor) -> Tensor:
     """View a channels-last grid as a convolution wants it: (B, [T,] H, W, C) -> (B, C, [T,] H, W)."""
@@ -96,8 +98,9 @@ def depthwise_conv(
     repeats = channels // weight.shape[0]
     if repeats > 1:
         weight = weight.repeat(repeats, *[1] * (weight.ndim - 1))
-    conv = {2: F.conv2d, 3: F.conv3d}[weight.ndim - 2]
-    return to_grid(conv(to_channels_first(grid), weight, bias, stride, padding, groups=channels))
+    if weight.ndim == 5:
+        return to_grid(depthwise_conv3d(to_channels_first(grid), weight, stride, padding, bias))
+    return to_grid(F.conv2d(to_channels_first(grid), weight, bias, stride, padding, groups=channels))
 
 
 def image_grid(x: Tensor) -> Tensor:
