@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "create_model": "mvidx.models.registry",
+    "inflate": "mvidx.checkpoint.inflate",
     "list_models": "mvidx.models.registry",
     "load_checkpoint": "mvidx.checkpoint.sources",
 }

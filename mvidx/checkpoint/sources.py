@@ -1,5 +1,6 @@
 """`load_checkpoint`: a checkpoint of any known source into a model, with a report of what was done."""
 
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -41,7 +42,7 @@ class LoadReport:
         return "\n".join(f"{left:<{width}}  {right}" for left, right in rows)
 
 
-def _position_tables(model: nn.Module) -> set[str]:
+def position_tables(model: nn.Module) -> set[str]:
     """Names of the parameters that may be interpolated to another size."""
     return {
         f"{prefix}.{name}"
@@ -51,49 +52,72 @@ def _position_tables(model: nn.Module) -> set[str]:
     }
 
 
-def _resize_table(table: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+def resize_table(table: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """A position table at another size: (rows, C) or (1, *size, C); None when it can't be one."""
     if table.shape[-1] != shape[-1]:
         return None
     if len(shape) == 2 and table.ndim == 2:
         return F.interpolate(table.t()[None].float(), size=shape[0], mode="linear")[0].t().to(table.dtype)
-    if table.ndim == 3 and len(shape) == 4:  # (1, N, C): a flattened square grid
-        side = round(table.shape[1] ** 0.5)
-        if side * side != table.shape[1]:
+    if len(shape) == 4 and table.ndim in (2, 3):  # (N, C) or (1, N, C): a flattened square grid
+        side = round(table.shape[-2] ** 0.5)
+        if side * side != table.shape[-2]:
             return None
-        table = table.unflatten(1, (side, side))
+        table = table.reshape(1, side, side, -1)
     if table.ndim != len(shape):
         return None
     return resize_grid(table, shape[1:-1])
 
 
+def fit_tensor(name: str, value: Tensor, shape: tuple[int, ...], *, table: bool) -> tuple[Tensor, bool]:
+    """A tensor of a file in the shape that a model has.
+
+    1x1 convolutions become matrices and flattened tables get their axes; a position table of another size is
+    interpolated.
+
+    Args:
+        name: for the error.
+        value: any shape.
+        shape: the one wanted.
+        table: whether it is a position table.
+
+    Returns:
+        The tensor, and whether it was interpolated.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
+    old = tuple(value.shape)
+    if old == shape:
+        return value, False
+    flattened = table and len(old) < len(shape) and old[-1] == shape[-1]
+    if value.numel() == math.prod(shape) and (flattened or _squeezed(old) == _squeezed(shape)):
+        return value.reshape(shape), False
+    resized = resize_table(value, shape) if table else None
+    if resized is None:
+        hint = "; weights of an image model go through mvidx.inflate" if len(old) == 4 and len(shape) == 5 else ""
+        raise CheckpointError(f"{name} has shape {old} in the file and {shape} in the model{hint}")
+    return resized, True
+
+
 def fit(state: State, model: nn.Module, report: LoadReport) -> State:
     """The part of `state` (our names) that `model` takes, in its shapes; fills `report`."""
-    wanted = model.state_dict()
-    tables = _position_tables(model)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    tables = position_tables(model)
     fitted = {}
     for name, value in state.items():
         if name not in wanted:
             report.unexpected.append(name)
             continue
-        shape = tuple(wanted[name].shape)
-        if tuple(value.shape) != shape:
-            old = tuple(value.shape)
-            same_rows = _squeezed(old) == _squeezed(shape) or (name in tables and old[-1] == shape[-1])
-            if value.numel() == wanted[name].numel() and same_rows:
-                value = value.reshape(shape)
-            elif name in tables and (resized := _resize_table(value, shape)) is not None:
-                value = resized
-                report.reshaped[name] = (old, shape)
-            elif name.startswith("head."):
-                report.reshaped[name] = (old, shape)
-                continue
-            else:
-                raise CheckpointError(f"{name} has shape {old} in the file and {shape} in the model")
-        fitted[name] = value
+        shape, old = wanted[name], tuple(value.shape)
+        if name.startswith("head.") and old != shape:
+            report.reshaped[name] = (old, shape)
+            continue
+        fitted[name], resized = fit_tensor(name, value, shape, table=name in tables)
+        if resized:
+            report.reshaped[name] = (old, shape)
         report.loaded.append(name)
     report.missing = [
-        name for name in wanted if name not in fitted and name not in report.reshaped and not _is_counter(name)
+        name for name in wanted if name not in fitted and name not in report.reshaped and not is_counter(name)
     ]
     return fitted
 
@@ -118,23 +142,25 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
         CheckpointError: a ValueError that names the file and what is wrong: missing or damaged file, code
             inside, a tensor that nothing explains, a shape that does not fit, or missing tensors.
     """
-    source, state = recognise(find_state(read_file(path), path))
-    report = LoadReport(source)
-    if hasattr(model, "prepare_for"):
-        model.prepare_for(state)
+    content = find_state(read_file(path), path)
+    source = "unrecognised"
     try:
+        source, state = recognise(content)
+        if hasattr(model, "prepare_for"):
+            model.prepare_for(state)
+        report = LoadReport(source)
         fitted = fit(state, model, report)
     except CheckpointError as error:
         raise CheckpointError(f"checkpoint {path} ({source}): {error}") from None
     if report.unexpected:
         raise CheckpointError(
             f"checkpoint {path} ({source}): {len(report.unexpected)} tensors have no place in "
-            f"{type(model).__name__}: {_listed(report.unexpected)}"
+            f"{type(model).__name__}: {listed(report.unexpected)}"
         )
     lacking = [name for name in report.missing if not name.startswith("head.")]
     if strict and lacking:
         raise CheckpointError(
-            f"checkpoint {path} ({source}): lacks {len(lacking)} tensors of {type(model).__name__}: {_listed(lacking)}"
+            f"checkpoint {path} ({source}): lacks {len(lacking)} tensors of {type(model).__name__}: {listed(lacking)}"
         )
     with torch.no_grad():
         model.load_state_dict(fitted, strict=False)
@@ -142,11 +168,12 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
     return report
 
 
-def _is_counter(name: str) -> bool:
+def is_counter(name: str) -> bool:
     """Whether this is a BatchNorm's count of batches, which Paddle does not have and nothing here reads."""
     return name.endswith("num_batches_tracked")
 
 
-def _listed(names: list[str], limit: int = 8) -> str:
+def listed(names: list[str], limit: int = 8) -> str:
+    """The first names of a list, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

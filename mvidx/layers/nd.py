@@ -103,6 +103,11 @@ def depthwise_conv(
     return to_grid(F.conv2d(to_channels_first(grid), weight, bias, stride, padding, groups=channels))
 
 
+def depthwise_on_grid(conv: nn.Conv2d | nn.Conv3d, grid: Tensor) -> Tensor:
+    """Apply a depthwise convolution layer to a grid, (B, [T,] H, W, C), by the fast way of `depthwise_conv`."""
+    return depthwise_conv(grid, conv.weight, stride=conv.stride, padding=conv.padding, bias=conv.bias)
+
+
 def image_grid(x: Tensor) -> Tensor:
     """An input (B, C, [T,] H, W) as a contiguous grid (B, [T,] H, W, C).
 

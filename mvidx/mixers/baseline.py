@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mvidx.layers.attention import attention
-from mvidx.layers.nd import check_kernel, check_size, conv_nd, on_grid, resize_grid
+from mvidx.layers.nd import check_kernel, check_size, conv_nd, depthwise_on_grid, resize_grid
 
 
 class Identity(nn.Module):
@@ -41,7 +41,7 @@ class DepthwiseConv(nn.Module):
         self.conv = conv_nd(channels, channels, check_kernel(kernel, "kernel"), groups=channels)
 
     def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
-        return on_grid(self.conv, grid)
+        return depthwise_on_grid(self.conv, grid)
 
 
 def mix_positions(grid: Tensor, space: Tensor, time: Tensor | None, size: Sequence[int]) -> Tensor:

@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvidx.layers.attention import attention
-from mvidx.layers.nd import avg_pool, cat_channels, check_kernel, conv_nd, max_pool, ndim_tuple, on_grid, repeat_cells
+from mvidx.layers.nd import (
+    avg_pool,
+    cat_channels,
+    check_kernel,
+    conv_nd,
+    depthwise_on_grid,
+    max_pool,
+    ndim_tuple,
+    repeat_cells,
+)
 
 
 class Inception(nn.Module):
@@ -83,10 +92,10 @@ class Inception(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
         ones, padding = (1,) * len(self.kernel), tuple(k // 2 for k in self.kernel)
         convolved, pooled, low = grid.split((self.half, self.half, self.low_channels), dim=-1)
-        convolved = F.gelu(on_grid(self.conv, self.conv_in(convolved)))
+        convolved = F.gelu(depthwise_on_grid(self.conv, self.conv_in(convolved)))
         pooled = F.gelu(self.pool_out(max_pool(pooled.contiguous(), self.kernel, ones, padding)))
         joined = cat_channels((convolved, pooled, self._attend(low.contiguous())))
-        return self.drop(self.proj(joined + on_grid(self.fuse, joined)))
+        return self.drop(self.proj(joined + depthwise_on_grid(self.fuse, joined)))
 
     def extra_repr(self) -> str:
         return f"attention_heads={self.attention_heads}, pool={self.pool}"

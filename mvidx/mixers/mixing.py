@@ -22,11 +22,10 @@ from mvidx.layers.nd import (
     cat_channels,
     check_kernel,
     conv_nd,
+    depthwise_on_grid,
     grid_mean,
     ndim_tuple,
     on_grid,
-    to_channels_first,
-    to_grid,
 )
 from mvidx.layers.norm import SampleBatchNorm
 from mvidx.layers.position import WindowBias
@@ -155,7 +154,7 @@ class Mixing(nn.Module):
         attended = self.attn_in_norm(self.attn_in(grid))  # (B, [T,] H, W, C / 2)
         local = self.conv_in_norm(self.conv_in(grid))  # (B, [T,] H, W, C)
 
-        local = F.gelu(to_grid(self.conv_norm(self.conv(to_channels_first(local)))))
+        local = F.gelu(on_grid(self.conv_norm, depthwise_on_grid(self.conv, local)))
         channel_gate = self.channel_gate(grid_mean(local)).sigmoid()  # (B, C / 2)
         local = self.conv_out(local)
 

@@ -1,0 +1,130 @@
+"""Commands that write checkpoints: `tools/convert_checkpoint.py` and `tools/inflate_checkpoint.py`."""
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvidx.checkpoint.files import find_state, read_file, write_atomically
+from mvidx.checkpoint.inflate import TIMES, inflate
+from mvidx.checkpoint.renames import recognise
+from mvidx.checkpoint.sources import load_checkpoint
+from mvidx.errors import UserError
+from mvidx.models.registry import create_model, model_entry
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as those of everything else."""
+
+    def error(self, message: str):
+        raise UserError(f"{message} (see --help)")
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """Arguments of a model written KEY=VALUE; a value is a Python literal, or else a string."""
+    overrides = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f"argument {pair!r}, expected KEY=VALUE")
+        try:
+            overrides[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            overrides[key] = text
+    return overrides
+
+
+def write_checkpoint(path: str | Path, state: dict[str, Tensor]) -> None:
+    """Write a model's state: {"model": state}, or the bare state for a name that ends in .safetensors."""
+    if not Path(path).absolute().parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no such folder")
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import save_file
+
+        write = lambda name: save_file(state, name, metadata={"format": "pt"})  # noqa: E731
+    else:
+        write = lambda name: torch.save({"model": state}, name)  # noqa: E731
+    try:
+        write_atomically(path, write)
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter
+        raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}") from None
+
+
+def _build(name: str, state: dict[str, Tensor], overrides: dict[str, Any]) -> nn.Module:
+    """The model of a command, with as many classes as the file's classifier has."""
+    if "head.bias" in state:
+        overrides = {"num_classes": len(state["head.bias"]), **overrides}
+    try:
+        return create_model(name, **overrides)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from None
+
+
+def convert_file(model_name: str, source: str, target: str, overrides: dict[str, Any]) -> None:
+    """Write any known checkpoint of a model as one of ours."""
+    model = _build(model_name, recognise(find_state(read_file(source), source))[1], overrides)
+    load_checkpoint(model, source)
+    write_checkpoint(target, model.state_dict())
+    print(f"wrote {target}")
+
+
+def inflate_file(model_name: str, source: str, target: str, overrides: dict[str, Any], time: str) -> None:
+    """Write any known checkpoint of an image model as one of ours for a video model."""
+    name, state = recognise(find_state(read_file(source), source))
+    model = _build(model_name, state, overrides)
+    if not model_entry(model_name).video:
+        raise UserError(f"{model_name!r} is an image model, expected a video model (its name ends in '_video')")
+    try:
+        inflated = inflate(state, model, time=time)
+    except UserError as error:
+        raise UserError(f"checkpoint {source}: {error}") from None
+    write_checkpoint(target, inflated)
+    print(f"inflated {name} checkpoint {source} for {model_name}: {len(inflated)} tensors\nwrote {target}")
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = OneLineParser(description=description)
+    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model that the output is for")
+    parser.add_argument("--input", required=True, metavar="FILE", help="checkpoint of any known source")
+    parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write; .safetensors for that")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="arguments of the model, such as img_size=384"
+    )
+    return parser
+
+
+def _run(command: Callable[[], None]) -> int:
+    try:
+        command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def convert_main(arguments: Sequence[str] | None = None) -> int:
+    """`tools/convert_checkpoint.py`. Returns the exit status: 2 and one line for a bad argument or file."""
+
+    def command() -> None:
+        parsed = _parser("Rewrite a checkpoint of any known source in our format.").parse_args(arguments)
+        convert_file(parsed.model, parsed.input, parsed.output, parse_overrides(parsed.overrides))
+
+    return _run(command)
+
+
+def inflate_main(arguments: Sequence[str] | None = None) -> int:
+    """`tools/inflate_checkpoint.py`. Returns the exit status: 2 and one line for a bad argument or file."""
+
+    def command() -> None:
+        parser = _parser("Make weights of a video model from those of an image model.")
+        parser.add_argument("--time", choices=TIMES, default="center", help="where a kernel goes in time")
+        parsed = parser.parse_args(arguments)
+        inflate_file(parsed.model, parsed.input, parsed.output, parse_overrides(parsed.overrides), parsed.time)
+
+    return _run(command)
