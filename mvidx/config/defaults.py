@@ -93,9 +93,9 @@ _C.DATA.ANTIALIAS = False
 # ---------------------------------------------------------------------------- the motion dataset
 _C.MOTION = CfgNode()
 # Videos of each split.
-_C.MOTION.NUM_TRAIN = 1024
+_C.MOTION.NUM_TRAIN = 960
 _C.MOTION.NUM_VAL = 128
-_C.MOTION.NUM_TEST = 256
+_C.MOTION.NUM_TEST = 192
 # Seed of all that is drawn.
 _C.MOTION.SEED = 0
 # Names of the classes to make, in the order of their labels; empty: all eight.

@@ -1,5 +1,6 @@
 """A run as a config describes it: train, test, and leave the results in OUTPUT_DIR."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -31,6 +32,17 @@ def choose_device(num_gpus: int, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank % available)
 
 
+def set_threads(num_workers: int, local_world_size: int) -> None:
+    """Share a node's cores between the processes that compute on the CPU and their loader workers.
+
+    Threads that wait for one another spin: with more of them than cores a step takes several times as long.
+    OMP_NUM_THREADS, where it is set, decides instead.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        cores = max(1, len(os.sched_getaffinity(0)) // local_world_size)
+        torch.set_num_threads(max(1, cores - min(num_workers, cores // 2)))
+
+
 def run(cfg: CfgNode) -> None:
     """Train and/or test, as TRAIN.ENABLE and TEST.ENABLE say."""
     if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:
@@ -43,6 +55,8 @@ def run(cfg: CfgNode) -> None:
         torch.cuda.set_device(device)
     place = distributed.initialize(device)
     set_up_logging()
+    if device.type == "cpu":
+        set_threads(cfg.DATA_LOADER.NUM_WORKERS, place.local_world_size)
     try:
         seed_everything(cfg.RNG_SEED + place.rank)
         model = build.build_model(cfg).to(device)

@@ -131,10 +131,12 @@ def file_problem(path: str) -> str | None:
         return "is empty"
     if any(head.startswith(signature, offset) for offset, signature in _CONTAINER_SIGNATURES):
         return None
+    import av
+
     from mvidx.data.decode import VideoError, open_video
 
     try:
-        with open_video(path, "pyav"):
+        with av.logging.Capture(), open_video(path, "pyav"):  # the reason is enough, without FFmpeg's own line
             return None
     except VideoError as error:
         return f"is not a video ({error.reason})"
