@@ -73,6 +73,8 @@ def block_geometry(
         beyond = [index for index in table if not 0 <= index < depth]
         if beyond:
             raise ValueError(f"{name} names block {beyond[0]}, but the model has blocks 0 to {depth - 1}")
+    if num_heads < 1 or embed_dim % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide the {embed_dim} channels of embed_dim")
     adaptive = None if isinstance(kv_stride, Mapping) else ndim_tuple(kv_stride, ndim, "kv_stride")
 
     def pool(stride: Sequence[int], name: str) -> Pool | None:
@@ -388,8 +390,21 @@ class MViT(Backbone):
         if self.mean_pooling:
             return self.norm(pyramid[-1].flatten(1, -2).mean(1))
         if token is not None:
-            return self.norm(token)
+            return self.norm(token + self._grid_only_zero())
         return self.norm(pyramid[-1]).flatten(1, -2).mean(1)
+
+    def _grid_only_zero(self) -> Tensor | float:
+        """Zero, made from the parameters of the last block that act on the grid alone, while gradients are wanted.
+
+        The class token never sees them. Their gradient is zero and must not be missing: DistributedDataParallel
+        waits for every gradient, and the published code has them too.
+        """
+        if not torch.is_grad_enabled():
+            return 0.0
+        attn = self.blocks[-1].attn
+        unseen = [] if attn.pool_q is None else [attn.pool_q.conv.weight]
+        unseen += [] if attn.relative is None else list(attn.relative.parameters())
+        return sum((0.0 * parameter.sum() for parameter in unseen), start=0.0)
 
     def output_size(self, input_size: Sequence[int]) -> tuple[int, ...]:
         """Size of the last grid, ([T',] H', W'), for an input of ([T,] H, W)."""

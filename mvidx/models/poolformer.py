@@ -40,16 +40,32 @@ INCEPTION_SHARES = (1 / 3, 1 / 2, 4 / 5, 11 / 12)  # of the heads that attention
 WINDOW_FRAMES = 8
 
 
+def _heads(channels: int, width: int, mixer: str, fewest: int = 1) -> int:
+    """Number of heads of this width. Raises ValueError when they do not fill the channels."""
+    if channels % width or channels < fewest * width:
+        raise ValueError(
+            f"the mixer {mixer!r} has heads of {width} channels: a stage of {channels} channels does not fit, "
+            f"expected a multiple of {width} and at least {fewest * width}"
+        )
+    return channels // width
+
+
+def _attention(channels: int, size: tuple[int, ...], stage: int) -> Attention:
+    return Attention(channels, num_heads=_heads(channels, ATTENTION_HEAD, "attention"))
+
+
 def _inception(channels: int, size: tuple[int, ...], stage: int) -> Inception:
-    heads = channels // ATTENTION_HEAD
+    heads = _heads(channels, ATTENTION_HEAD, "inception", fewest=2)
     attention_heads = min(max(1, round(heads * INCEPTION_SHARES[stage])), heads - 1)
     pool = 2 if stage < 2 else 1
     return Inception(channels, num_heads=heads, attention_heads=attention_heads, kernel=(3,) * len(size), pool=pool)
 
 
 def _mixing(channels: int, size: tuple[int, ...], stage: int) -> Mixing:
-    window = in_time((7, 7), len(size) == 3, WINDOW_FRAMES)
-    return Mixing(channels, num_heads=channels // 2 // MIXING_HEAD, window=window, kernel=(3,) * len(size))
+    heads = _heads(channels, 2 * MIXING_HEAD, "mixing")  # attention has half the channels
+    return Mixing(
+        channels, num_heads=heads, window=in_time((7, 7), len(size) == 3, WINDOW_FRAMES), kernel=(3,) * len(size)
+    )
 
 
 # Mixers by name, each made for (channels, size of the grid, stage).
@@ -58,7 +74,7 @@ MIXERS: dict[str, Callable[[int, tuple[int, ...], int], nn.Module]] = {
     "random": lambda channels, size, stage: RandomMixing(size),
     "depthwise": lambda channels, size, stage: DepthwiseConv(channels, kernel=(3,) * len(size)),
     "mlp": lambda channels, size, stage: SpatialMlp(size),
-    "attention": lambda channels, size, stage: Attention(channels, num_heads=channels // ATTENTION_HEAD),
+    "attention": _attention,
     "pooling": lambda channels, size, stage: Pooling((3,) * len(size)),
     "inception": _inception,
     "mixing": _mixing,
