@@ -143,7 +143,7 @@ def coerce(value: Any, default: Any, key: str, where: str) -> Any:
         value = _literal(value)
         if isinstance(value, tuple):
             value = list(value)
-        if default is None or value is None and key in NULLABLE:
+        if default is None or (value is None and key in NULLABLE):
             return value
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             return float(value)

@@ -140,7 +140,8 @@ class MetricsHook(Hook):
                 self.bar.set_postfix(loss=f"{means['loss']:.3f}", top1=f"{means['top1']:.1f}")
             else:
                 logger.info(
-                    "epoch %d/%d step %d/%d  loss %.4f  top-1 %.2f  lr %.3g  %.1f clips/s  data %.0f%%  %.1f GiB  %s left",
+                    "epoch %d/%d step %d/%d  loss %.4f  top-1 %.2f  lr %.3g  "
+                    "%.1f clips/s  data %.0f%%  %.1f GiB  %s left",
                     *(trainer.epoch + 1, trainer.max_epochs, trainer.step, trainer.steps_per_epoch),
                     *(means["loss"], means["top1"], step.lr, speed),
                     *(100 * record["timing"]["data_share"], record["timing"]["memory_gib"], clock(left)),
