@@ -5,6 +5,8 @@ import collections
 import contextlib
 import os
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -93,18 +95,10 @@ def read_file(path: str | os.PathLike) -> dict:
             from safetensors.torch import load_file
 
             return dict(load_file(local))
-        if str(path).endswith((".pdparams", ".pkl")):
-            with open(local, "rb") as file:
-                content = ArrayUnpickler(file, encoding="latin1").load()
-        else:
-            if not zipfile.is_zipfile(local) and not _begins_as_pickle(local):
-                raise EOFError("neither a zip archive nor a pickle, as torch.save writes them")
-            with torch.serialization.safe_globals(_TORCH_GLOBALS):
-                content = torch.load(local, map_location="cpu", weights_only=True)
+        content = _load_arrays(local) if str(path).endswith((".pdparams", ".pkl")) else _load_torch(local)
     except pickle.UnpicklingError as error:
-        reason = str(error)
-        if "Unsupported global" in reason or "Unsupported class" in reason or "refers to" in reason:
-            what = reason.split("GLOBAL ")[-1].split(" was not")[0].split("\n")[0]
+        if refused := _REFUSED.search(str(error)):
+            what = refused[1]
             raise CheckpointError(f"checkpoint {path}: refused, because loading it could run code ({what})") from None
         raise CheckpointError(f"checkpoint {path}: not a readable checkpoint ({_first_line(error)})") from None
     except Exception as error:  # a damaged file raises nearly anything
@@ -112,6 +106,31 @@ def read_file(path: str | os.PathLike) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"checkpoint {path}: holds a {type(content).__name__}, expected a dict of tensors")
     return content
+
+
+# How the two unpicklers below say what they refused.
+_REFUSED = re.compile(r"(?:nsupported (?:GLOBAL|global: GLOBAL|class)|it refers to) (\S+)")
+
+
+def _load_arrays(path: str):
+    """A pickle of NumPy arrays."""
+    with open(path, "rb") as file:
+        return ArrayUnpickler(file, encoding="latin1").load()
+
+
+def _load_torch(path: str):
+    """What torch.save wrote, in either of its formats; or a plain pickle of arrays under such a name."""
+    whole = zipfile.is_zipfile(path)
+    if not whole and not _begins_as_pickle(path):
+        raise EOFError("neither a zip archive nor a pickle, as torch.save writes them")
+    try:
+        with torch.serialization.safe_globals(_TORCH_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols that torch does not write
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if whole or _REFUSED.search(str(error)):
+            raise
+        return _load_arrays(path)
 
 
 def _begins_as_pickle(path: str) -> bool:

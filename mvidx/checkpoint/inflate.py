@@ -34,7 +34,8 @@ def inflate(state: Mapping[str, Tensor], model: nn.Module, *, time: str = "cente
             or class token (see `prepare_for`), as loading does.
         time: "center" puts a kernel in the middle frame and zeros elsewhere, which is exact for a clip of one
             repeated image. "mean" divides it over the frames, which is exact only away from the first and last
-            frames, where kernels reach into the padding.
+            frames: there kernels reach into the padding, and what looks at all frames (attention, PoolFormer's
+            norm, the mean before the head) carries that into the logits.
 
     Returns:
         A complete state of `model`, for `load_state_dict`.

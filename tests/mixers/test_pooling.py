@@ -1,0 +1,60 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mvidx.layers.nd import avg_pool, max_pool, repeat_cells
+from mvidx.mixers.pooling import Pooling
+
+
+def brute_force_mean(grid, kernel):
+    """Mean over the part of every neighbourhood that lies inside the grid, one position at a time."""
+    out = torch.empty_like(grid)
+    size = grid.shape[1:-1]
+    for place in torch.cartesian_prod(*(torch.arange(n) for n in size)).tolist():
+        box = tuple(slice(max(0, p - k // 2), p + k // 2 + 1) for p, k in zip(place, kernel, strict=True))
+        out[(slice(None), *place)] = grid[(slice(None), *box)].flatten(1, -2).mean(1)
+    return out
+
+
+@pytest.mark.parametrize(("size", "kernel"), [((5, 4), (3, 3)), ((4, 5, 3), (3, 3, 3)), ((1, 3, 4), (3, 3, 5))])
+def test_mean_of_what_lies_inside_minus_the_input(size, kernel):
+    grid = torch.randn(2, *size, 3)
+    mixed = Pooling(kernel)(grid)
+    assert mixed.is_contiguous()
+    assert torch.allclose(mixed, brute_force_mean(grid, kernel) - grid, atol=1e-6)
+
+
+def test_image_pooling_is_the_published_one():
+    grid = torch.randn(2, 6, 7, 4)
+    x = grid.movedim(-1, 1)
+    published = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) - x
+    assert torch.allclose(Pooling((3, 3))(grid), published.movedim(1, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3, 3, 3), (2, 3), (0, 3)])
+def test_bad_kernels_are_refused(kernel):
+    with pytest.raises(ValueError, match=r"kernel=\("):
+        Pooling(kernel)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((3, 3, 3), (1, 2, 2), (1, 1, 1)), ((1, 3, 3), (1, 2, 2), (0, 1, 1)), ((3, 1, 1), (2, 1, 1), (1, 0, 0))],
+)
+def test_max_pool_over_space_then_time_is_the_joint_one(kernel, stride, padding):
+    grid = torch.randn(2, 5, 6, 7, 3)
+    joint = F.max_pool3d(grid.movedim(-1, 1), kernel, stride, padding).movedim(1, -1)
+    assert torch.equal(max_pool(grid, kernel, stride, padding), joint)
+
+
+def test_incomplete_cells_are_means_of_what_they_have():
+    grid = torch.arange(5.0).view(1, 5, 1, 1)
+    pooled = avg_pool(grid, (2, 1), (2, 1), (0, 0))
+    assert pooled.flatten().tolist() == [0.5, 2.5, 4.0]
+    assert repeat_cells(pooled, (2, 1), (5, 1)).flatten().tolist() == [0.5, 0.5, 2.5, 2.5, 4.0]
+
+
+def test_repeated_cells_are_nearest_neighbours():
+    grid = torch.randn(2, 2, 3, 4, 5)
+    wanted = F.interpolate(grid.movedim(-1, 1), scale_factor=(2, 1, 3), mode="nearest").movedim(1, -1)
+    assert torch.equal(repeat_cells(grid, (2, 1, 3), (4, 3, 12)), wanted)
