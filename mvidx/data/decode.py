@@ -23,8 +23,8 @@ __all__ = ["BACKENDS", "VideoError", "VideoIndex", "VideoReader", "build_index",
 _AV_LOG_ERROR = 16
 # What FFmpeg logs as mere information: parts of a picture made up, pictures scaled to the size of the first.
 _QUIET_COMPLAINTS = (b"concealing", b"Changing video frame properties")
-# Said after a start inside a stream of open groups: an order to forget a picture from before the start.
-_HARMLESS_FROM_KEYFRAME = ("mmco: unref short failure",)
+# Of an order to forget a picture from before the start, in H.264.
+_HARMLESS_IN_OPEN_GROUPS = ("mmco: unref short failure",)
 
 
 def open_video(path, backend="decord", *, index: VideoIndex | None = None) -> "VideoReader":
@@ -149,15 +149,27 @@ class _PyavFrames:
         rows = {number: row for row, number in enumerate(numbers)}
         frames = np.empty((len(numbers), *index.displayed_size, 3), np.uint8)
         for start, wanted in _runs(index.frame_starts[ranks].tolist(), numbers):
-            try:
-                self._read_run(start, wanted, frames, rows)
-            except DecodeError:
-                if not start:
-                    raise
-                # Not every keyframe is a clean start: a gradual refresh ends later, a mark may be wrong.
-                earlier = max((key for key in index.seek_times if key < start), default=0)
-                self._read_run(earlier, wanted, frames, rows)
+            for earlier in self._starts_to_try(start):
+                try:
+                    self._read_run(earlier, wanted, frames, rows)
+                    break
+                except DecodeError:
+                    if not earlier or index.clean_starts:
+                        raise
         return frames
+
+    def _starts_to_try(self, start):
+        """`start` and keyframes 1, 2, 4, ... before it, then packet 0.
+
+        Not every keyframe is a clean start: a gradual refresh takes its time, a mark may be wrong.
+        """
+        keys = [key for key in sorted(self._index.seek_times) if key < start]
+        yield start
+        step = 1
+        while start:
+            start = keys[-step] if step <= len(keys) else 0
+            step *= 2
+            yield start
 
     def _read_run(self, start, wanted, frames, rows):
         """Fill the rows of `frames` for the packets `wanted`, a set, decoding from packet `start` on."""
@@ -182,6 +194,7 @@ class _PyavFrames:
         orders = index.packet_orders
         # Pictures shown before the keyframe refer to what came before it: nothing else needs them.
         shown_from = min(orders[start], orders[list(wanted)].min())
+        harmless = () if index.clean_starts else _HARMLESS_IN_OPEN_GROUPS
         for number, packet in demuxer.packets_from(start, index):
             if orders[number] < shown_from:
                 continue
@@ -189,7 +202,7 @@ class _PyavFrames:
                 number,
                 packet,
                 skip_nonref=index.skip_nonref and number not in wanted,
-                harmless=(ANY,) if orders[number] == NO_FRAME else _HARMLESS_FROM_KEYFRAME if start else (),
+                harmless=(ANY,) if orders[number] == NO_FRAME else harmless,
             )
             if index.complete and number >= last:
                 break

@@ -112,9 +112,8 @@ class Demuxer:
         best = streams.best("video")
         self.stream = best if best in videos else videos[0]
         self.format = self._container.format.name
-        # Opening reads packets ahead. What MP4 complains of is its header; MPEG-TS reads the packets again.
-        listens = self.format not in (MP4, _MPEG_TS)
-        self.opening_complaint = next(iter(_complaints(logs, self.format)), "") if listens else ""
+        # Opening reads packets ahead. Those of MPEG-TS are read again.
+        self.opening_complaint = next(iter(_complaints(logs, self.format if self.format != _MPEG_TS else "")), "")
         self.num_video_streams = len(videos)
         self.num_indexed = len(self.stream.index_entries)  # packets that are listed before any is read
         for stream in streams:

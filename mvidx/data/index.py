@@ -79,6 +79,7 @@ class VideoIndex:
     damage: str  # why the last of them are lost, or ""
     unusual: str  # why PyAV alone is to be trusted with this file, or ""
     skip_nonref: bool  # pictures that are no reference can be passed over undecoded
+    clean_starts: bool  # after a keyframe nothing refers to what came before it
     complete: bool  # every packet gives one frame, at the latest when the decoder is drained
     frame_packets: np.ndarray  # int32 (readable frames,): the packet of each frame
     frame_starts: np.ndarray  # int32 (readable frames,): the packet to decode from, mostly a keyframe
@@ -154,7 +155,8 @@ def index_demuxer(demuxer) -> VideoIndex:
     context = demuxer.stream.codec_context
     codec, extradata = context.name, context.extradata or b""
     headers = _HEADERS.get(codec)
-    contents = _read(demuxer, headers and headers(extradata))
+    headers = headers and headers(extradata)
+    contents = _read(demuxer, headers)
     packets = contents.packets
     if not packets:
         raise VideoError(demuxer.path, contents.damage or "its video stream is empty")
@@ -181,6 +183,7 @@ def index_demuxer(demuxer) -> VideoIndex:
         damage=contents.damage,
         unusual=contents.damage or doubt or _unusual(demuxer, codec, contents, orders),
         skip_nonref=complete and (codec == "h264" or (codec == "hevc" and bitstream.hevc_has_one_layer(extradata))),
+        clean_starts=headers is not None and headers.closed,
         complete=complete,
         frame_packets=frames.astype(np.int32),
         frame_starts=_starts(frames, orders, keys & (not doubt or codec in _NUMBERS_FRAMES_WELL)),
@@ -194,7 +197,8 @@ def _read(demuxer, headers):
     """All packets, with the first keyframe that can be decoded looked at."""
     contents = _Contents(headers)
     packets = contents.packets
-    contents.note(demuxer.opening_complaint, 0)
+    if demuxer.format != MP4:  # whose complaint is of the header: see _find_losses
+        contents.note(demuxer.opening_complaint, 0)
     with demuxer.watch() as complaint:
         try:
             for number, packet in demuxer.packets():
@@ -223,6 +227,8 @@ def _find_losses(demuxer, contents):
         expected_steps = sizes + sizes % 2 + _AVI_CHUNK_HEADER_BYTES
     elif demuxer.format not in (MP4, "avi"):
         missing, expected_steps = _missing_at_end(packets), np.diff(positions)
+    elif demuxer.opening_complaint:
+        missing, expected_steps = [NO_FRAME] * (demuxer.stream.frames - len(packets)), np.diff(positions)
     elif len(entries) > len(packets):
         entries = [entry for entry in entries if entry.size]
         missing = [entry.timestamp for entry in entries[len(packets) :] if not entry.is_discard]
@@ -232,7 +238,7 @@ def _find_losses(demuxer, contents):
     if missing:
         wrong = np.flatnonzero(np.diff(positions) != expected_steps[: len(positions) - 1])
         contents.missing = missing
-        contents.note(f"{len(missing)} of its packets are not there", wrong[0] + 1 if len(wrong) else len(packets))
+        contents.note(f"{len(missing)} of its packets are lost", wrong[0] + 1 if len(wrong) else len(packets))
 
 
 def _missing_at_end(packets):
