@@ -41,14 +41,13 @@ def build_model(cfg: CfgNode) -> nn.Module:
 def named_arguments(cfg: CfgNode) -> dict:
     """Arguments of `create_model` for a model chosen by name."""
     entry = model_entry(cfg.MODEL.MODEL_NAME)
-    arguments = {
+    return {
         "num_classes": cfg.MODEL.NUM_CLASSES,
         "img_size": cfg.DATA.TRAIN_CROP_SIZE,
         "head_drop_rate": cfg.MODEL.DROPOUT_RATE,
         **({"frames": cfg.DATA.NUM_FRAMES} if entry.video else {}),
         **{key: _unfrozen(value) for key, value in cfg.MODEL.ARGUMENTS.items()},
     }
-    return arguments
 
 
 def _unfrozen(value):

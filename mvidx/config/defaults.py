@@ -12,9 +12,11 @@ _C = CfgNode()
 _C.TRAIN = CfgNode()
 # Train a model.
 _C.TRAIN.ENABLE = True
-# Dataset: "kinetics" (path-label lists train.csv, val.csv, test.csv) or "motion" (made on first use).
+# Dataset, see docs/datasets.md: "kinetics" (path-label lists train.csv, val.csv, test.csv), "ssv2" (frame lists or
+# videos with the official JSON files), "folder" (a folder per class of videos), "imagenet" (a folder per class of
+# images) or "motion" (made on first use).
 _C.TRAIN.DATASET = "kinetics"
-# Videos in a step, over all GPUs of a node.
+# Videos (or images) in a step, over all GPUs of a node.
 _C.TRAIN.BATCH_SIZE = 64
 # Epochs between evaluations on the validation split.
 _C.TRAIN.EVAL_PERIOD = 10
@@ -28,6 +30,15 @@ _C.TRAIN.CHECKPOINTS_KEPT = 2
 _C.TRAIN.AUTO_RESUME = True
 # Weights to start from when nothing is resumed: any file that mvidx.load_checkpoint reads.
 _C.TRAIN.CHECKPOINT_FILE_PATH = ""
+# Those are weights of an image model, for a video model: inflate them (see mvidx.inflate). CHECKPOINT_INFLATE puts a
+# kernel in the middle frame; CHECKPOINT_IN_INIT, PySlowFast's other key for it, does the same.
+_C.TRAIN.CHECKPOINT_INFLATE = False
+_C.TRAIN.CHECKPOINT_IN_INIT = False
+# Take the weights alone, and start at epoch 0. Otherwise a checkpoint of a run is continued at its epoch, with its
+# optimizer (PySlowFast's: at its epoch alone).
+_C.TRAIN.CHECKPOINT_EPOCH_RESET = False
+# float16 on a GPU, PySlowFast's name for PRECISION "float16".
+_C.TRAIN.MIXED_PRECISION = False
 # "float32", "bfloat16" or "float16" (with loss scaling), for training and testing.
 _C.TRAIN.PRECISION = "float32"
 
@@ -60,7 +71,7 @@ _C.DATA.PATH_LABEL_SEPARATOR = " "
 _C.DATA.CLASS_NAMES = ""
 # How many files of a list are looked at before the first step (missing, empty, no video at all).
 _C.DATA.CHECK_FILES = 20000
-# Decoder: "decord", "pyav" or "torchcodec".
+# Decoder: "decord", "pyav" or "torchcodec"; PySlowFast's "torchvision" means "decord".
 _C.DATA.DECODING_BACKEND = "decord"
 # Frames of a clip.
 _C.DATA.NUM_FRAMES = 8
@@ -68,6 +79,8 @@ _C.DATA.NUM_FRAMES = 8
 _C.DATA.SAMPLING_RATE = 8
 # Frame rate that SAMPLING_RATE refers to; clips of videos with another rate span the same time.
 _C.DATA.TARGET_FPS = 30
+# Training clips are sampled for a frame rate of TARGET_FPS plus up to this.
+_C.DATA.TRAIN_JITTER_FPS = 0.0
 # Test views from the very start to the very end of a video (one view: the middle).
 _C.DATA.USE_OFFSET_SAMPLING = False
 # Mean and standard deviation of the channels, with pixels in [0, 1].
@@ -85,10 +98,50 @@ _C.DATA.TRAIN_JITTER_SCALES = [256, 320]
 _C.DATA.TRAIN_JITTER_SCALES_RELATIVE = []
 # Aspect ratio of that region, (smallest, largest).
 _C.DATA.TRAIN_JITTER_ASPECT_RELATIVE = []
+# Draw the inverse of the short side evenly, rather than the short side (with TRAIN_JITTER_SCALES).
+_C.DATA.INV_UNIFORM_SAMPLE = False
+# Side of the centre crop over the short side of test images ("imagenet"); 0: squeeze the whole image into the crop.
+_C.DATA.IN_VAL_CROP_RATIO = 0.875
+# Reverse the colours' order. Dataset "ssv2" has blue first, as PySlowFast reads it; all others have red first.
+_C.DATA.REVERSE_INPUT_CHANNEL = False
+# Join the views of a test video by their "sum" or "max".
+_C.DATA.ENSEMBLE_METHOD = "sum"
 # Mirror half of the training clips.
 _C.DATA.RANDOM_FLIP = True
 # Smooth before scaling down; the published numbers are without.
 _C.DATA.ANTIALIAS = False
+
+# ---------------------------------------------------------------------------- augmentation of training clips
+_C.AUG = CfgNode()
+# Use what follows in this section.
+_C.AUG.ENABLE = False
+# Clips made from each decoded video of a batch (repeated augmentation).
+_C.AUG.NUM_SAMPLE = 1
+# Random augmentation, in timm's words: rand-m7-n4-mstd0.5-inc1 is 4 operations of magnitude 7 +- 0.5; empty for none.
+_C.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"
+# Brightness, contrast and saturation of images change by up to this, when AA_TYPE is empty.
+_C.AUG.COLOR_JITTER = 0.4
+# How warped (and, of images, resized) pixels are computed: "bilinear", "bicubic" or "random".
+_C.AUG.INTERPOLATION = "bicubic"
+# Erase a random box of each clip with this probability, after normalisation, through all frames.
+_C.AUG.RE_PROB = 0.25
+# What goes into the box: "pixel" (noise), "rand" (one random colour) or "const" (zeros).
+_C.AUG.RE_MODE = "pixel"
+# Up to this many boxes; with more than one the first 1/RE_COUNT of the frames is spared, as in PySlowFast.
+_C.AUG.RE_COUNT = 1
+
+# ---------------------------------------------------------------------------- mixing clips of a batch
+_C.MIXUP = CfgNode()
+# Mix each clip with another of its batch, and smooth the labels.
+_C.MIXUP.ENABLE = False
+# Beta distributions of the share, for mixup and cutmix; 0 switches one off.
+_C.MIXUP.ALPHA = 0.8
+_C.MIXUP.CUTMIX_ALPHA = 1.0
+# Probability of mixing a batch, and of taking cutmix when both are on.
+_C.MIXUP.PROB = 1.0
+_C.MIXUP.SWITCH_PROB = 0.5
+# Label smoothing, mixed or not.
+_C.MIXUP.LABEL_SMOOTH_VALUE = 0.1
 
 # ---------------------------------------------------------------------------- the motion dataset
 _C.MOTION = CfgNode()
@@ -116,8 +169,14 @@ _C.MODEL.MODEL_NAME = "MViT"
 _C.MODEL.NUM_CLASSES = 400
 # Dropout before the classifier.
 _C.MODEL.DROPOUT_RATE = 0.5
-# Loss: "cross_entropy".
+# Loss: "cross_entropy" or "soft_cross_entropy" (the same: both take labels and mixed ones), "bce_logit" or "bce"
+# (the same: a yes or no for each class).
 _C.MODEL.LOSS_FUNC = "cross_entropy"
+# What is done with the logits of each test view before views are joined: "softmax", "sigmoid" or "none" (views are
+# joined as logits).
+_C.MODEL.HEAD_ACT = "softmax"
+# Leave the running statistics of batch norms as they are while training.
+_C.MODEL.FROZEN_BN = False
 # Recompute activations in the backward pass.
 _C.MODEL.ACT_CHECKPOINT = False
 # Other arguments of the model's constructor, for models chosen by name.
@@ -180,7 +239,7 @@ _C.MVIT.ZERO_DECAY_POS_CLS = True
 
 # ---------------------------------------------------------------------------- optimization
 _C.SOLVER = CfgNode()
-# "adamw" or "sgd".
+# "adamw", "adam" or "sgd".
 _C.SOLVER.OPTIMIZING_METHOD = "sgd"
 # Learning rate after the warm-up, for the batch of one node.
 _C.SOLVER.BASE_LR = 0.1
@@ -200,10 +259,11 @@ _C.SOLVER.MAX_EPOCH = 300
 # Epochs of linear warm-up, and the learning rate it starts at.
 _C.SOLVER.WARMUP_EPOCHS = 0.0
 _C.SOLVER.WARMUP_START_LR = 0.01
-# SGD's momentum; Nesterov's kind or not.
+# SGD's momentum, its dampening, and whether it is Nesterov's.
 _C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.DAMPENING = 0.0
 _C.SOLVER.NESTEROV = True
-# AdamW's beta1 and beta2.
+# Adam's and AdamW's beta1 and beta2.
 _C.SOLVER.BETAS = [0.9, 0.999]
 # Weight decay, and whether parameters of one axis (biases, norms) are exempt.
 _C.SOLVER.WEIGHT_DECAY = 1e-4
@@ -212,6 +272,8 @@ _C.SOLVER.ZERO_WD_1D_PARAM = False
 _C.SOLVER.LAYER_DECAY = 1.0
 # Largest norm of the gradient; None for no clipping.
 _C.SOLVER.CLIP_GRAD_L2NORM = None
+# Largest value in the gradient; None for no clipping. Goes before CLIP_GRAD_L2NORM.
+_C.SOLVER.CLIP_GRAD_VAL = None
 
 # ---------------------------------------------------------------------------- the run
 # GPUs of a node: -1 takes one when there is one, else the CPU; 0 is the CPU.
@@ -224,8 +286,9 @@ _C.RNG_SEED = 0
 _C.OUTPUT_DIR = "."
 # Steps between records of training metrics.
 _C.LOG_PERIOD = 10
+_C.TENSORBOARD = CfgNode()
 # Write TensorBoard events.
-_C.TENSORBOARD = True
+_C.TENSORBOARD.ENABLE = True
 
 
 def get_cfg() -> CfgNode:

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
 
+from mvidx.config import slowfast
 from mvidx.config.defaults import get_cfg
 from mvidx.errors import UserError
+
+logger = logging.getLogger("mvidx")
 
 
 class ConfigError(UserError):
@@ -24,13 +28,18 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         path: the file; its `_BASE_` is read first.
         overrides: KEY VALUE KEY VALUE ..., a leading `--opts` is passed over as PySlowFast's is.
 
+    PySlowFast's files load as they are; its keys that change nothing here are listed once in the log.
+
     Raises:
         ConfigError: missing or damaged file, unknown key (the nearest known one is named), a value of a
-            wrong type, or an odd number of overrides.
+            wrong type, an odd number of overrides, or a key of PySlowFast's that is set and not supported.
     """
     cfg = get_cfg()
-    _merge(cfg, _read_yaml(os.fspath(path)), os.fspath(path))
-    _merge_overrides(cfg, list(overrides))
+    ignored: list[str] = []
+    _merge(cfg, _read_yaml(os.fspath(path)), os.fspath(path), ignored=ignored)
+    _merge_overrides(cfg, list(overrides), ignored)
+    if ignored:
+        logger.info("keys of PySlowFast's that change nothing here: %s", ", ".join(dict.fromkeys(ignored)))
     cfg.freeze()
     return cfg
 
@@ -78,24 +87,48 @@ def _unknown(key: str, cfg: CfgNode, where: str) -> ConfigError:
     return ConfigError(f"{where}: unknown key {key}, the nearest known one is {nearest}")
 
 
-def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "", root: CfgNode | None = None) -> None:
+def _foreign(key: str, value: Any, cfg: CfgNode, where: str) -> list[str]:
+    """Keys of a PySlowFast key or section that change nothing here. Raises for one that is refused or unknown."""
+    verdicts = slowfast.verdicts(key, value)
+    if verdicts is None:
+        raise _unknown(key, cfg, where)
+    ignored = []
+    for verdict in verdicts:
+        if not verdict.known:
+            raise _unknown(verdict.key, cfg, where)
+        if verdict.reason:
+            raise ConfigError(f"{where}: {verdict.key} of PySlowFast is set, but {verdict.reason}")
+        ignored.append(verdict.key)
+    return ignored
+
+
+def _merge(
+    cfg: CfgNode,
+    values: Mapping[str, Any],
+    where: str,
+    prefix: str = "",
+    root: CfgNode | None = None,
+    *,
+    ignored: list[str],
+) -> None:
     root = cfg if root is None else root
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in cfg and not cfg.is_new_allowed():
-            raise _unknown(key, root, where)
+            ignored += _foreign(key, value, root, where)
+            continue
         current = cfg.get(name)
         if isinstance(current, CfgNode):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: {key}={value!r} is a {_kind(value)}, expected a section of keys")
-            _merge(current, value, where, f"{key}.", root)
+            _merge(current, value, where, f"{key}.", root, ignored=ignored)
         elif isinstance(value, Mapping) and not cfg.is_new_allowed():
             raise ConfigError(f"{where}: {key} is a section here, expected a {_kind(current)}")
         else:
             cfg[name] = _plain(value) if cfg.is_new_allowed() else coerce(value, current, key, where)
 
 
-def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+def _merge_overrides(cfg: CfgNode, overrides: list[str], ignored: list[str]) -> None:
     where = "command line"
     overrides = [word for word in overrides if word != "--opts"]
     if len(overrides) % 2:
@@ -104,7 +137,7 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
         nested: Any = _literal(value)
         for part in reversed(key.split(".")):
             nested = {part: nested}
-        _merge(cfg, nested, where)
+        _merge(cfg, nested, where, ignored=ignored)
 
 
 def _literal(text: Any) -> Any:

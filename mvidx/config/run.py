@@ -98,7 +98,7 @@ def train(cfg: CfgNode, model: nn.Module, place: Place, device: torch.device) ->
     def evaluate_on_val() -> Predictions:
         return _evaluate(cfg, model, val_loader, place, device)
 
-    metrics = MetricsHook(folder, log_period=cfg.LOG_PERIOD, tensorboard=cfg.TENSORBOARD)
+    metrics = MetricsHook(folder, log_period=cfg.LOG_PERIOD, tensorboard=cfg.TENSORBOARD.ENABLE)
     checkpoints = CheckpointHook(
         store,
         epochs=cfg.TRAIN.CHECKPOINT_PERIOD,
