@@ -1,5 +1,6 @@
 """Imports every model family, so that each registers its names."""
 
+import mvidx.models.convnets
 import mvidx.models.iformer
 import mvidx.models.mixformer
 import mvidx.models.mvit

@@ -3,6 +3,7 @@
 from torch import nn
 
 import mvidx
+from mvidx.models.convnets import MixingMobileNetV2, MixingResNet
 from mvidx.models.iformer import IFormer
 from mvidx.models.mixformer import MixFormer
 from mvidx.models.mvit import MViT
@@ -10,7 +11,7 @@ from mvidx.models.poolformer import PoolFormer
 from mvidx.models.registry import ModelEntry, model_entry
 
 SIDE, FRAMES = 64, 4
-OURS = (MViT, PoolFormer, IFormer, MixFormer)
+OURS = (MViT, PoolFormer, IFormer, MixFormer, MixingResNet, MixingMobileNetV2)
 
 
 def small_arguments(entry: ModelEntry) -> dict:
@@ -36,6 +37,13 @@ def small_arguments(entry: ModelEntry) -> dict:
         heads, depths = numbers["attention_heads"], numbers["depths"]
         firsts = [heads[sum(depths[:stage])] for stage in range(4)]
         return {"depths": (1, 1, 1, 1), "attention_heads": firsts, "widths": [8 * n for n in numbers["num_heads"]]}
+    if entry.build is MixingMobileNetV2:
+        return {
+            "settings": ((1, 16, 1, 1), (2, 16, 1, 2), (2, 24, 2, 2), (2, 32, 1, 2), (2, 48, 2, 2)),
+            "last_features": 64,
+        }
+    if entry.build is MixingResNet:
+        return {"depths": (1, 1, 1, 1), "width": 16}
     if entry.build is MixFormer:
         return {"depths": (1, 1, 1, 1)}
     raise ValueError(f"{entry.name}: no small size is known for {entry.build.__name__}")
