@@ -5,6 +5,7 @@ Both wrap PyAV, which is imported when it is first needed.
 
 import contextlib
 import functools
+import logging
 import os
 
 from mvidx.data.errors import DecodeError, VideoError
@@ -26,6 +27,8 @@ def _load_av():
 
     if av.logging.get_level() is None:
         av.logging.set_level(av.logging.ERROR)
+        logging.getLogger("libav").addHandler(logging.NullHandler())  # nobody has asked to see them
+        logging.getLogger("libav").propagate = False
     av.logging.set_skip_repeated(False)
     return av
 
@@ -40,16 +43,16 @@ def _describe(error):
 @contextlib.contextmanager
 def _captured_logs(debug=False):
     """The list to which FFmpeg's log lines go meanwhile, as far as this thread causes them."""
-    logging = _load_av().logging
-    level = logging.get_level()
+    av_logging = _load_av().logging
+    level = av_logging.get_level()
     if debug:
-        logging.set_level(logging.DEBUG)
+        av_logging.set_level(av_logging.DEBUG)
     try:
-        with logging.Capture() as logs:
+        with av_logging.Capture() as logs:
             yield logs
     finally:
         if debug:
-            logging.set_level(level)
+            av_logging.set_level(level)
 
 
 def _complaints(logs, name=None):
@@ -136,6 +139,8 @@ class Demuxer:
                 yield self._position - 1, packet
         except (av.FFmpegError, OSError) as error:
             raise DecodeError(_describe(error)) from error
+        except IndexError:
+            pass  # PyAV, past the last packet, of a stream that turned up after the file was opened
 
     @contextlib.contextmanager
     def watch(self):
@@ -144,7 +149,7 @@ class Demuxer:
         A loss that MPEG-TS notices by its packet counter is no error in FFmpeg's log, but it is here.
         """
         with _captured_logs(debug=self.format == _MPEG_TS) as logs:
-            yield lambda: next(iter(_complaints(logs, self.format)), "")
+            yield lambda: next(iter(_complaints(logs, self.format)), "") if logs else ""
 
     def packets_from(self, start, index):
         """(number, packet) from packet `start` on, each checked to be the one that `index` has by that number.
@@ -226,8 +231,8 @@ class StrictDecoder:
                 frames = self._context.decode(packet)
             except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
                 failures.append(_describe(error))
-        failures = [(number, text) for text in failures + _complaints(logs)]
-        failures += [(frame.pts, "marked as corrupt") for frame in frames if frame.is_corrupt]
+        failures = [(number, text) for text in (*failures, *_complaints(logs))]
+        failures += [(frame.pts or 0, "marked as corrupt") for frame in frames if frame.is_corrupt]
         failures = [(damaged, text) for damaged, text in failures if not text.startswith(harmless)]
         if failures:
             damaged, text = min(failures)
