@@ -1,8 +1,20 @@
-"""The command line of a run, and where it runs: this process, or the job that torchrun or srun started."""
+"""The command line of a run, and where it runs.
+
+- `--launcher none`: this process, or the job that torchrun or srun started it in.
+- `--launcher local`: one process a GPU of this machine.
+- `--launcher submitit`: a SLURM job (or, with `--cluster local`, detached processes here). A job that is
+  preempted or runs out of time is submitted again by submitit and goes on from its newest checkpoint.
+"""
 
 import argparse
+import os
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from mvidx.errors import UserError
 
@@ -11,23 +23,39 @@ EXAMPLE = "example: python tools/run_net.py --cfg configs/Motion/MVITv2_tiny.yam
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Arguments of `tools/run_net.py`; what follows them are overrides, KEY VALUE ..."""
-    parser = argparse.ArgumentParser(description="Train and test a model as a config describes.", epilog=EXAMPLE)
+    parser = argparse.ArgumentParser(
+        description="Train and test a model as a config describes.", epilog=EXAMPLE, allow_abbrev=False
+    )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="config, a YAML file")
+    parser.add_argument("--launcher", choices=("none", "local", "submitit"), default="none", help="where to run")
+    parser.add_argument("--processes", type=int, metavar="N", help="processes a node; one a GPU by default")
+    slurm = parser.add_argument_group("submitit")
+    slurm.add_argument("--cluster", choices=("slurm", "local"), default="slurm")
+    slurm.add_argument("--partition")
+    slurm.add_argument("--minutes", type=int, default=60 * 24, help="time limit")
+    slurm.add_argument("--cpus-per-process", type=int, default=10)
+    slurm.add_argument("--memory-gb", type=int, help="memory of a node")
+    slurm.add_argument("--constraint")
+    slurm.add_argument("--comment")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys to override")
     return parser.parse_args(arguments)
 
 
 def guard(command, *arguments) -> int:
-    """Call a command; returns the exit status: 2 and one line for what a user can mend, 130 for Ctrl-C."""
+    """Call a command; returns its exit status, or 0 for None.
+
+    2 and one line for what a user can mend, 130 for Ctrl-C; anything else that goes wrong is raised.
+    """
     try:
-        command(*arguments)
+        return command(*arguments) or 0
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(3)  # rank 0 most likely says the same, and its launcher then ends this process
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def run_here(cfg_file: str, overrides: Sequence[str]) -> None:
@@ -38,7 +66,112 @@ def run_here(cfg_file: str, overrides: Sequence[str]) -> None:
     run(load_config(cfg_file, overrides))
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_local_processes(cfg_file: str, overrides: Sequence[str], num_processes: int) -> int:
+    """Run the config in `num_processes` processes of this machine; returns the exit status of the first to fail.
+
+    When one fails, the others are ended.
+    """
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_processes)}
+    job["LOCAL_WORLD_SIZE"] = job["WORLD_SIZE"]
+    command = [sys.executable, "-m", "mvidx.launch", "--cfg", cfg_file, *overrides]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **job, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(num_processes)
+    ]
+    try:
+        while True:
+            statuses = [process.poll() for process in processes]
+            failed = [status for status in statuses if status]
+            if failed:
+                return failed[0] if failed[0] > 0 else 128 - failed[0]  # ended by a signal: as a shell says it
+            if None not in statuses:
+                return 0
+            time.sleep(0.2)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@dataclass
+class SubmittedRun:
+    """What submitit runs in every process of a job, and submits again when the job is preempted or timed out."""
+
+    cfg_file: str
+    overrides: tuple[str, ...]
+
+    def __call__(self) -> None:
+        import submitit
+
+        environment = submitit.helpers.TorchDistributedEnvironment().export(overwrite=True)
+        os.environ["LOCAL_WORLD_SIZE"] = str(environment.local_world_size)
+        status = guard(run_here, self.cfg_file, self.overrides)
+        if status:
+            raise SystemExit(status)
+
+    def checkpoint(self, *_):
+        """Called by submitit before a requeue: the same run, which resumes from its newest checkpoint."""
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def submit(parsed: argparse.Namespace, cfg, num_processes: int) -> None:
+    """Submit the run through submitit and print the job's number and where its logs are."""
+    import submitit
+
+    folder = Path(cfg.OUTPUT_DIR).resolve() / "submitit"
+    try:
+        executor = submitit.AutoExecutor(folder=folder, cluster=parsed.cluster)
+    except RuntimeError as error:  # no srun here
+        raise UserError(f"--launcher submitit --cluster {parsed.cluster}: {error}") from None
+    slurm = {"partition": parsed.partition, "constraint": parsed.constraint, "comment": parsed.comment}
+    executor.update_parameters(
+        name="mvidx",
+        nodes=cfg.NUM_SHARDS,
+        tasks_per_node=num_processes,
+        gpus_per_node=0 if cfg.NUM_GPUS == 0 else num_processes,
+        cpus_per_task=parsed.cpus_per_process,
+        timeout_min=parsed.minutes,
+        **({"mem_gb": parsed.memory_gb} if parsed.memory_gb else {}),
+        **{f"slurm_{key}": value for key, value in slurm.items() if value},
+    )
+    try:
+        job = executor.submit(SubmittedRun(os.path.abspath(parsed.cfg), tuple(parsed.overrides)))
+    except (submitit.core.utils.FailedJobError, FileNotFoundError) as error:
+        raise UserError(f"--launcher submitit: {' '.join(str(error).split())}") from None
+    print(f"submitted job {job.job_id}; its logs are in {folder}")
+
+
+def launch(parsed: argparse.Namespace) -> int | None:
+    """Run as the command line says."""
+    if parsed.launcher == "none":
+        return run_here(parsed.cfg, parsed.overrides)
+    from mvidx.config.load import load_config
+
+    cfg = load_config(parsed.cfg, parsed.overrides)  # a mistake is told here, once
+    num_processes = parsed.processes if parsed.processes is not None else max(1, cfg.NUM_GPUS)
+    if num_processes < 1:
+        raise UserError(f"--processes {num_processes}, expected at least 1")
+    if parsed.launcher == "local":
+        return run_local_processes(parsed.cfg, parsed.overrides, num_processes)
+    return submit(parsed, cfg, num_processes)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`tools/run_net.py`. Returns the exit status."""
-    parsed = parse_arguments(arguments)
-    return guard(run_here, parsed.cfg, parsed.overrides)
+    return guard(launch, parse_arguments(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,28 +9,7 @@ import torch
 
 from mvidx.checkpoint.files import read_file
 from mvidx.config import build_model, load_config
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "Motion" / "MVITv2_tiny.yaml"
-SMALL = [
-    *("MODEL.NUM_CLASSES", 2, "MOTION.CLASSES", "['left', 'right']"),
-    *("MOTION.NUM_TRAIN", 12, "MOTION.NUM_VAL", 4, "MOTION.NUM_TEST", 6),
-    *("MVIT.DEPTH", 2, "MVIT.DIM_MUL", "[[1, 2.0]]", "MVIT.HEAD_MUL", "[[1, 2.0]]", "MVIT.EMBED_DIM", 16),
-    *("MVIT.POOL_Q_STRIDE", "[[0, 1, 1, 1], [1, 1, 2, 2]]", "DATA.NUM_FRAMES", 4),
-    *("TRAIN.BATCH_SIZE", 4, "TRAIN.EVAL_PERIOD", 1, "TRAIN.CHECKPOINT_PERIOD", 1, "LOG_PERIOD", 2),
-    *("SOLVER.MAX_EPOCH", 2, "SOLVER.WARMUP_EPOCHS", 1, "NUM_GPUS", 0, "DATA_LOADER.NUM_WORKERS", 1),
-]
-
-
-def run_net(*arguments, cwd):
-    command = [sys.executable, str(ROOT / "tools" / "run_net.py"), "--cfg", str(CONFIG), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-def records(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+from tests.runs import SMALL, records, run_net
 
 
 @pytest.fixture(scope="module")
