@@ -10,7 +10,7 @@ import os
 
 from mvidx.data.errors import DecodeError, VideoError
 
-MP4, _MPEG_TS = "mov,mp4,m4a,3gp,3g2,mj2", "mpegts"  # FFmpeg's names of formats
+MP4, MPEG_TS = "mov,mp4,m4a,3gp,3g2,mj2", "mpegts"  # FFmpeg's names of formats
 ANY = ""  # begins every complaint
 _READ_FORWARD_PACKETS = 64  # so many packets are passed over by reading them rather than by seeking
 
@@ -116,7 +116,7 @@ class Demuxer:
         self.stream = best if best in videos else videos[0]
         self.format = self._container.format.name
         # Opening reads packets ahead. Those of MPEG-TS are read again.
-        self.opening_complaint = next(iter(_complaints(logs, self.format if self.format != _MPEG_TS else "")), "")
+        self.opening_complaint = next(iter(_complaints(logs, self.format if self.format != MPEG_TS else "")), "")
         self.num_video_streams = len(videos)
         self.num_indexed = len(self.stream.index_entries)  # packets that are listed before any is read
         for stream in streams:
@@ -148,7 +148,7 @@ class Demuxer:
 
         A loss that MPEG-TS notices by its packet counter is no error in FFmpeg's log, but it is here.
         """
-        with _captured_logs(debug=self.format == _MPEG_TS) as logs:
+        with _captured_logs(debug=self.format == MPEG_TS) as logs:
             yield lambda: next(iter(_complaints(logs, self.format)), "") if logs else ""
 
     def packets_from(self, start, index):

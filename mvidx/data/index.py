@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mvidx.data import bitstream
-from mvidx.data.demux import ANY, MP4, Demuxer, place
+from mvidx.data.demux import ANY, MP4, MPEG_TS, Demuxer, place
 from mvidx.data.errors import DecodeError, VideoError
 
 NO_FRAME = np.iinfo(np.int64).max  # order of a packet that gives no frame
@@ -30,6 +30,7 @@ _NUMBERS_FRAMES_WELL = {"h264", "hevc", "vp8", "mpeg1video", "mpeg2video"}
 _HEADERS = {"h264": bitstream.H264Headers, "vp9": bitstream.Vp9Headers}
 _FORMATS_OF_DECORD = {MP4, "matroska,webm"}
 _AVI_CHUNK_HEADER_BYTES = 8
+_GAP_FRAMES = 64  # a longer pause is no loss but another beginning
 
 
 class Orientation(NamedTuple):
@@ -222,11 +223,15 @@ def _find_losses(demuxer, contents):
     """
     packets, entries = contents.packets, demuxer.stream.index_entries
     positions, sizes = np.array([packet.place for packet in packets], np.int64).T
-    if demuxer.format == "avi" and demuxer.num_indexed <= 1:
+    if demuxer.format == "avi" and demuxer.num_indexed < len(packets):
+        contents.note("its list of packets is missing", len(packets))
         missing = [NO_FRAME] * (demuxer.stream.frames - len(packets))
-        expected_steps = sizes + sizes % 2 + _AVI_CHUNK_HEADER_BYTES
+        expected_steps = (sizes + sizes % 2 + _AVI_CHUNK_HEADER_BYTES)[:-1]
+        extra = np.diff(positions) - expected_steps
+        empty_chunks = (extra >= 0) & (extra % _AVI_CHUNK_HEADER_BYTES == 0) & (extra < _TINY_BYTES)
+        expected_steps += extra * empty_chunks
     elif demuxer.format not in (MP4, "avi"):
-        missing, expected_steps = _missing_at_end(packets), np.diff(positions)
+        missing, expected_steps = _missing_in_time(packets, demuxer.format == MPEG_TS), np.diff(positions)
     elif demuxer.opening_complaint:
         missing, expected_steps = [NO_FRAME] * (demuxer.stream.frames - len(packets)), np.diff(positions)
     elif len(entries) > len(packets):
@@ -241,22 +246,26 @@ def _find_losses(demuxer, contents):
         contents.note(f"{len(missing)} of its packets are lost", wrong[0] + 1 if len(wrong) else len(packets))
 
 
-def _missing_at_end(packets):
-    """Times of frames that lack at the end of a file of constant rate, cut off before the last reordered pictures."""
-    times = np.array([packet.pts for packet in packets if packet.pts is not None and not packet.is_discard])
-    last_decoded = max((packet.dts for packet in packets if packet.dts is not None), default=None)
-    if last_decoded is None or not len(times):
-        return []
-    times.sort()
+def _missing_in_time(packets, anywhere):
+    """Times at which frames lack in a file that is evenly spaced but for such gaps.
+
+    Without `anywhere`, only where the file was cut off before the last reordered pictures: recorders drop frames.
+    """
+    timed = [packet for packet in packets if packet.pts is not None and not packet.is_discard]
+    start = next((packet.pts for packet in timed if packet.is_key), NO_FRAME)  # pictures before it are no loss
+    times = np.sort([packet.pts for packet in timed if packet.pts >= start])
     steps = np.diff(times)
-    step = np.median(steps[times[1:] <= last_decoded]) if (times[1:] <= last_decoded).any() else 0
-    if step <= 0 or np.abs(steps[times[1:] <= last_decoded] - step).max() > 1:
+    if not len(steps):
+        return []
+    usual = np.median(steps)
+    last_decoded = max((packet.dts for packet in packets if packet.dts is not None), default=NO_FRAME)
+    gaps = (steps > 1.5 * usual) & (steps < _GAP_FRAMES * usual) & (anywhere | (times[:-1] >= last_decoded))
+    if (~gaps & (np.abs(steps - usual) > 1)).any():
         return []
     return [
-        int(time + step * number)
-        for time, gap in zip(times, steps, strict=False)
-        if time >= last_decoded
-        for number in range(1, round(gap / step))
+        int(times[gap] + usual * number)
+        for gap in np.flatnonzero(gaps)
+        for number in range(1, round(steps[gap] / usual))
     ]
 
 
