@@ -1,19 +1,13 @@
-"""From a config to what it describes: model, datasets, loaders, optimizer, schedule."""
+"""From a config to what it describes: model, loss, optimizer, schedule."""
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import Tensor, nn
 
 from mvidx.config.load import ConfigError
-from mvidx.data import annotations, loader
-from mvidx.data.annotations import VideoList
-from mvidx.data.datasets import ClipSampling, TestVideos, TrainVideos
-from mvidx.data.transforms import TrainTransform, normalize
-from mvidx.distributed import Place
+from mvidx.engine.losses import LOSSES
 from mvidx.models.mvit import MViT
 from mvidx.models.registry import create_model, list_models, model_entry
 from mvidx.optim.groups import parameter_groups
@@ -36,6 +30,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
         raise ConfigError(f"MODEL.MODEL_NAME={name}: {error}{known}") from None
     model.set_grad_checkpointing(cfg.MODEL.ACT_CHECKPOINT)
     return model
+
+
+def takes_images(cfg: CfgNode) -> bool:
+    """Whether the model of a config takes images rather than clips."""
+    name = cfg.MODEL.MODEL_NAME
+    return cfg.MVIT.PATCH_2D if name == "MViT" else not model_entry(name).video
 
 
 def named_arguments(cfg: CfgNode) -> dict:
@@ -125,166 +125,14 @@ def mvit_arguments(cfg: CfgNode) -> dict:
     }
 
 
-# ---------------------------------------------------------------------------- data
-
-
-def read_videos(cfg: CfgNode, split: str) -> VideoList:
-    """The annotation of a split ("train", "val", "test"); makes the motion dataset when it is missing.
-
-    Raises:
-        ConfigError: an unknown dataset, or no PATH_TO_DATA_DIR.
-        DataError: the annotation can't be used; names file and row.
-    """
-    dataset = cfg.TEST.DATASET if split == "test" else cfg.TRAIN.DATASET
-    if dataset not in ("kinetics", "motion"):
-        key = "TEST.DATASET" if split == "test" else "TRAIN.DATASET"
-        raise ConfigError(f"{key}={dataset!r}, expected 'kinetics' or 'motion'")
-    if not cfg.DATA.PATH_TO_DATA_DIR:
-        raise ConfigError("DATA.PATH_TO_DATA_DIR is empty, expected the folder of train.csv, val.csv and test.csv")
-    root = Path(cfg.DATA.PATH_TO_DATA_DIR)
-    if dataset == "motion":
-        make_motion_dataset(cfg, root)
-    return annotations.read_video_list(
-        root / f"{split}.csv",
-        num_classes=cfg.MODEL.NUM_CLASSES,
-        prefix=cfg.DATA.PATH_PREFIX,
-        separator=cfg.DATA.PATH_LABEL_SEPARATOR,
-        root=root,
-    )
-
-
-def make_motion_dataset(cfg: CfgNode, root: Path) -> None:
-    """Write the motion dataset into `root` unless it is there."""
-    from mvidx.data.motion import CLASSES, ensure_motion_dataset
-
-    try:
-        ensure_motion_dataset(
-            root,
-            num_train=cfg.MOTION.NUM_TRAIN,
-            num_val=cfg.MOTION.NUM_VAL,
-            num_test=cfg.MOTION.NUM_TEST,
-            seed=cfg.MOTION.SEED,
-            classes=tuple(cfg.MOTION.CLASSES) or CLASSES,
-        )
-    except ValueError as error:
-        raise ConfigError(f"MOTION: {error}") from None
-
-
-def class_names(cfg: CfgNode) -> list[str]:
-    """Names of the classes: from DATA.CLASS_NAMES, from classes.txt beside the annotations, or numbers."""
-    file = cfg.DATA.CLASS_NAMES or os.path.join(cfg.DATA.PATH_TO_DATA_DIR, "classes.txt")
-    if not cfg.DATA.CLASS_NAMES and not os.path.exists(file):
-        return list(annotations.numbered_names(cfg.MODEL.NUM_CLASSES))
-    return annotations.read_class_names(file, cfg.MODEL.NUM_CLASSES)
-
-
-def clip_sampling(cfg: CfgNode) -> ClipSampling:
-    return ClipSampling(
-        num_frames=cfg.DATA.NUM_FRAMES,
-        sampling_rate=cfg.DATA.SAMPLING_RATE,
-        target_fps=cfg.DATA.TARGET_FPS,
-        use_offset=cfg.DATA.USE_OFFSET_SAMPLING,
-    )
-
-
-def train_transform(cfg: CfgNode) -> TrainTransform:
-    data = cfg.DATA
-    return TrainTransform(
-        crop=data.TRAIN_CROP_SIZE,
-        scale=tuple(data.TRAIN_JITTER_SCALES_RELATIVE),
-        aspect=tuple(data.TRAIN_JITTER_ASPECT_RELATIVE) or (3 / 4, 4 / 3),
-        short_sides=tuple(data.TRAIN_JITTER_SCALES),
-        flip=data.RANDOM_FLIP,
-        antialias=data.ANTIALIAS,
-    )
-
-
-def local_share(total: int, place: Place, key: str) -> int:
-    """A process's share of a number that is meant for all GPUs of a node."""
-    if total % place.local_world_size:
-        raise ConfigError(f"{key}={total} does not divide among {place.local_world_size} processes of a node")
-    return total // place.local_world_size
-
-
-def train_batches(cfg: CfgNode, videos: VideoList, place: Place) -> loader.EpochBatches:
-    try:
-        return loader.EpochBatches(
-            len(videos),
-            batch_size=local_share(cfg.TRAIN.BATCH_SIZE, place, "TRAIN.BATCH_SIZE"),
-            seed=cfg.RNG_SEED,
-            rank=place.rank,
-            world_size=place.world_size,
-        )
-    except ValueError as error:
-        raise ConfigError(f"TRAIN.BATCH_SIZE={cfg.TRAIN.BATCH_SIZE}: {error}") from None
-
-
-def build_train_loader(cfg: CfgNode, videos: VideoList, batches: loader.EpochBatches, device: torch.device):
-    """Loader of training batches."""
-    dataset = TrainVideos(
-        videos,
-        clip=clip_sampling(cfg),
-        transform=train_transform(cfg),
-        backend=cfg.DATA.DECODING_BACKEND,
-        seed=cfg.RNG_SEED,
-    )
-    return loader.train_loader(
-        dataset,
-        batches,
-        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
-        pin_memory=cfg.DATA_LOADER.PIN_MEMORY and device.type == "cuda",
-    )
-
-
-def build_test_loader(cfg: CfgNode, videos: VideoList, place: Place, *, num_views: int, num_crops: int, shuffle: bool):
-    """Loader of test videos with all their views."""
-    if num_crops not in (1, 3):
-        raise ConfigError(f"TEST.NUM_SPATIAL_CROPS={num_crops}, expected 1 or 3")
-    data = cfg.DATA
-    short_side = data.TRAIN_JITTER_SCALES[0] if num_crops == 1 else data.TEST_CROP_SIZE
-    if short_side < data.TEST_CROP_SIZE:
-        raise ConfigError(
-            f"DATA.TEST_CROP_SIZE={data.TEST_CROP_SIZE} does not fit into a short side of "
-            f"DATA.TRAIN_JITTER_SCALES[0]={short_side}"
-        )
-    dataset = TestVideos(
-        videos,
-        clip=clip_sampling(cfg),
-        num_views=num_views,
-        spatial_idx=(1,) if num_crops == 1 else (0, 1, 2),
-        short_side=short_side,
-        crop=data.TEST_CROP_SIZE,
-        antialias=data.ANTIALIAS,
-        backend=data.DECODING_BACKEND,
-        shuffle_seed=cfg.RNG_SEED if shuffle else None,
-    )
-    return loader.test_loader(
-        dataset,
-        videos_per_batch=max(1, views_per_batch(cfg, place) // (num_views * num_crops)),
-        num_workers=cfg.DATA_LOADER.NUM_WORKERS,
-        rank=place.rank,
-        world_size=place.world_size,
-    )
-
-
-def views_per_batch(cfg: CfgNode, place: Place) -> int:
-    """The most views that a process puts through the model at once."""
-    return max(1, cfg.TEST.BATCH_SIZE // place.local_world_size)
-
-
-def prepare_clips(cfg: CfgNode) -> Callable[[Tensor], Tensor]:
-    """uint8 clips on the device -> normalised float32."""
-    mean, std = tuple(cfg.DATA.MEAN), tuple(cfg.DATA.STD)
-    return lambda clips: normalize(clips, mean, std)
-
-
 # ---------------------------------------------------------------------------- optimization
 
 
 def build_loss(cfg: CfgNode) -> Callable[[Tensor, Tensor], Tensor]:
-    if cfg.MODEL.LOSS_FUNC != "cross_entropy":
-        raise ConfigError(f"MODEL.LOSS_FUNC={cfg.MODEL.LOSS_FUNC!r}, expected 'cross_entropy'")
-    return nn.functional.cross_entropy
+    name = cfg.MODEL.LOSS_FUNC
+    if name not in LOSSES:
+        raise ConfigError(f"MODEL.LOSS_FUNC={name!r}, expected one of {', '.join(LOSSES)}")
+    return LOSSES[name]
 
 
 def build_schedule(cfg: CfgNode) -> Schedule:
@@ -311,6 +159,8 @@ def build_schedule(cfg: CfgNode) -> Schedule:
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
+    if not 0 < solver.LAYER_DECAY <= 1:
+        raise ConfigError(f"SOLVER.LAYER_DECAY={solver.LAYER_DECAY}, expected above 0 and at most 1")
     exempt = model.no_weight_decay() if cfg.MVIT.ZERO_DECAY_POS_CLS else ()
     groups = parameter_groups(
         model,
@@ -320,9 +170,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         layer_decay=solver.LAYER_DECAY,
     )
     groups = [{key: value for key, value in group.items() if key != "names"} for group in groups]
-    if solver.OPTIMIZING_METHOD == "adamw":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=tuple(solver.BETAS), fused=True)
-    if solver.OPTIMIZING_METHOD == "sgd":
-        nesterov = solver.NESTEROV and solver.MOMENTUM > 0
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=nesterov)
-    raise ConfigError(f"SOLVER.OPTIMIZING_METHOD={solver.OPTIMIZING_METHOD!r}, expected 'adamw' or 'sgd'")
+    method, betas = solver.OPTIMIZING_METHOD, tuple(solver.BETAS)
+    if method in ("adamw", "mt_adamw"):  # PySlowFast's second name for an implementation that torch has merged
+        return torch.optim.AdamW(groups, lr=solver.BASE_LR, betas=betas, fused=True)
+    if method == "adam":
+        return torch.optim.Adam(groups, lr=solver.BASE_LR, betas=betas, fused=True)
+    if method == "sgd":
+        nesterov = solver.NESTEROV and solver.MOMENTUM > 0 and solver.DAMPENING == 0
+        return torch.optim.SGD(
+            groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov
+        )
+    raise ConfigError(f"SOLVER.OPTIMIZING_METHOD={method!r}, expected 'adamw', 'adam' or 'sgd'")

@@ -11,14 +11,16 @@ from mvidx import __version__, distributed
 from mvidx.checkpoint.files import CheckpointError, write_atomically
 from mvidx.checkpoint.sources import load_checkpoint
 from mvidx.checkpoint.store import CheckpointStore
-from mvidx.config import build
+from mvidx.config import build, data
 from mvidx.config.load import ConfigError
+from mvidx.config.weights import start_from_checkpoint
 from mvidx.data.annotations import VideoList, check_files, find_bad_files
+from mvidx.data.images import ImageList
 from mvidx.distributed import Place
 from mvidx.engine.hooks import CheckpointHook, EvaluateHook, MetricsHook
 from mvidx.engine.log import logger, set_up_logging
 from mvidx.engine.results import write_results
-from mvidx.engine.tester import Predictions, evaluate
+from mvidx.engine.tester import ACTIVATIONS, ENSEMBLES, Predictions, evaluate
 from mvidx.engine.trainer import PRECISIONS, Trainer, seed_everything
 
 
@@ -30,6 +32,12 @@ def choose_device(num_gpus: int, local_rank: int) -> torch.device:
     if num_gpus == 0 or available == 0:
         return torch.device("cpu")
     return torch.device("cuda", local_rank % available)
+
+
+def precision(cfg: CfgNode, device: torch.device) -> str:
+    """What is computed in: TRAIN.PRECISION, or float16 on a GPU where MIXED_PRECISION asks for it."""
+    mixed = cfg.TRAIN.MIXED_PRECISION and cfg.TRAIN.PRECISION == "float32" and device.type == "cuda"
+    return "float16" if mixed else cfg.TRAIN.PRECISION
 
 
 def set_threads(num_workers: int, local_world_size: int) -> None:
@@ -47,8 +55,13 @@ def run(cfg: CfgNode) -> None:
     """Train and/or test, as TRAIN.ENABLE and TEST.ENABLE say."""
     if not cfg.TRAIN.ENABLE and not cfg.TEST.ENABLE:
         raise ConfigError("TRAIN.ENABLE and TEST.ENABLE are both False: nothing to do")
-    if cfg.TRAIN.PRECISION not in PRECISIONS:
-        raise ConfigError(f"TRAIN.PRECISION={cfg.TRAIN.PRECISION!r}, expected one of {', '.join(PRECISIONS)}")
+    for key, value, known in (
+        ("TRAIN.PRECISION", cfg.TRAIN.PRECISION, PRECISIONS),
+        ("MODEL.HEAD_ACT", cfg.MODEL.HEAD_ACT, ACTIVATIONS),
+        ("DATA.ENSEMBLE_METHOD", cfg.DATA.ENSEMBLE_METHOD, ENSEMBLES),
+    ):
+        if value not in known:
+            raise ConfigError(f"{key}={value!r}, expected one of {', '.join(known)}")
     set_up_logging()
     device = choose_device(cfg.NUM_GPUS, distributed.place_from_environment().local_rank)
     if device.type == "cuda":
@@ -87,16 +100,16 @@ def _store(cfg: CfgNode) -> CheckpointStore:
 
 def train(cfg: CfgNode, model: nn.Module, place: Place, device: torch.device) -> None:
     """Train `model` in place, from the newest checkpoint in OUTPUT_DIR if there is one."""
-    videos, val_videos = build.read_videos(cfg, "train"), build.read_videos(cfg, "val")
+    videos, val_videos = data.read_videos(cfg, "train"), data.read_videos(cfg, "val")
     for split in (videos, val_videos):
         check_files(split, limit=cfg.DATA.CHECK_FILES)
-    batches = build.train_batches(cfg, videos, place)
+    batches = data.train_batches(cfg, videos, place)
     optimizer, schedule = build.build_optimizer(cfg, model), build.build_schedule(cfg)
-    val_loader = build.build_test_loader(cfg, val_videos, place, num_views=1, num_crops=1, shuffle=False)
+    val_loader = data.build_test_loader(cfg, val_videos, place, split="val", num_views=1, num_crops=1)
     folder, store = _prepare_output(cfg), _store(cfg)
 
     def evaluate_on_val() -> Predictions:
-        return _evaluate(cfg, model, val_loader, place, device)
+        return _evaluate(cfg, model, val_loader, place, device, split="val")
 
     metrics = MetricsHook(folder, log_period=cfg.LOG_PERIOD, tensorboard=cfg.TENSORBOARD.ENABLE)
     checkpoints = CheckpointHook(
@@ -113,18 +126,20 @@ def train(cfg: CfgNode, model: nn.Module, place: Place, device: torch.device) ->
         raw_model=model,
         optimizer=optimizer,
         schedule=schedule,
-        loader=build.build_train_loader(cfg, videos, batches, device),
+        loader=data.build_train_loader(cfg, videos, batches, device),
         batches=batches,
         loss=build.build_loss(cfg),
-        prepare=build.prepare_clips(cfg),
+        prepare=data.batch_transform(cfg, place),
         device=device,
-        precision=cfg.TRAIN.PRECISION,
+        precision=precision(cfg, device),
+        clip_value=cfg.SOLVER.CLIP_GRAD_VAL or 0.0,
+        freeze_batch_norm=cfg.MODEL.FROZEN_BN,
         clip_norm=cfg.SOLVER.CLIP_GRAD_L2NORM or 0.0,
         max_epochs=cfg.SOLVER.MAX_EPOCH,
         hooks=[metrics, EvaluateHook(evaluate_on_val, metrics, period=cfg.TRAIN.EVAL_PERIOD), checkpoints],
     )
     if not _resume(cfg, trainer, store) and cfg.TRAIN.CHECKPOINT_FILE_PATH:
-        load_checkpoint(model, cfg.TRAIN.CHECKPOINT_FILE_PATH)
+        start_from_checkpoint(cfg, model, trainer)
     _announce(cfg, model, trainer, videos, val_videos, place)
     trainer.train()
 
@@ -162,15 +177,17 @@ def _announce(
     )
 
 
-def _evaluate(cfg: CfgNode, model: nn.Module, loader, place: Place, device: torch.device) -> Predictions:
+def _evaluate(cfg: CfgNode, model: nn.Module, loader, place: Place, device: torch.device, *, split: str) -> Predictions:
     return evaluate(
         model,
         _with_progress(loader),
         num_classes=cfg.MODEL.NUM_CLASSES,
-        prepare=build.prepare_clips(cfg),
+        prepare=data.normalization(cfg, split),
         device=device,
-        views_per_batch=build.views_per_batch(cfg, place),
-        precision=cfg.TRAIN.PRECISION,
+        views_per_batch=data.views_per_batch(cfg, place),
+        precision=precision(cfg, device),
+        activation=cfg.MODEL.HEAD_ACT,
+        ensemble=cfg.DATA.ENSEMBLE_METHOD,
     )
 
 
@@ -203,21 +220,23 @@ def _load_for_test(cfg: CfgNode, model: nn.Module) -> str:
 
 def test(cfg: CfgNode, model: nn.Module, place: Place, device: torch.device, *, trained: bool) -> None:
     """Test `model`, loaded from a checkpoint unless it was `trained` just now, and write the results."""
-    videos = build.read_videos(cfg, "test")
+    videos = data.read_videos(cfg, "test")
     bad = find_bad_files(videos, limit=cfg.DATA.CHECK_FILES)
     if len(bad) == len(videos):
         check_files(videos, limit=cfg.DATA.CHECK_FILES)
-    names = build.class_names(cfg)
+    names = data.class_names(cfg)
     views, crops = cfg.TEST.NUM_ENSEMBLE_VIEWS, cfg.TEST.NUM_SPATIAL_CROPS
-    loader = build.build_test_loader(
-        cfg, videos, place, num_views=views, num_crops=crops, shuffle=cfg.TEST.SHUFFLE_FRAMES
+    if isinstance(videos, ImageList):
+        views, crops = 1, 1
+    loader = data.build_test_loader(
+        cfg, videos, place, split="test", num_views=views, num_crops=crops, shuffle=cfg.TEST.SHUFFLE_FRAMES
     )
     if trained and cfg.TEST.CHECKPOINT_FILE_PATH:
         logger.warning("TEST.CHECKPOINT_FILE_PATH is passed over: the model that was just trained is tested")
     source = "the model just trained" if trained else _load_for_test(cfg, model)
     folder = _prepare_output(cfg)
     logger.info("testing %s on %d videos, %d views x %d crops", source, len(videos), views, crops)
-    predictions = _evaluate(cfg, model, loader, place, device)
+    predictions = _evaluate(cfg, model, loader, place, device, split="test")
     if not distributed.is_main():
         return
     results = write_results(

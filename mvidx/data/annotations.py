@@ -1,5 +1,6 @@
 """Lists of videos with labels: reading and checking them, and holding millions of rows in little memory."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,16 @@ class VideoList:
         """Path of video `index`."""
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._buffer[start : self._ends[index]].tobytes())
+
+    def problem(self, index: int) -> str | None:
+        """What is plainly wrong with the file of video `index`, without decoding; None for nothing."""
+        return file_problem(self.path(index))
+
+    def open(self, index: int, backend: str = "decord"):
+        """Open video `index`: a context manager, see `decode.open_video`."""
+        from mvidx.data.decode import open_video
+
+        return open_video(self.path(index), backend)
 
     def where(self, index: int) -> str:
         """'FILE, row N' of video `index`, for messages."""
@@ -146,7 +157,7 @@ def find_bad_files(videos: VideoList, *, limit: int) -> list[tuple[int, str]]:
     """(index, problem) of files that plainly can't be read, among the first `limit`, looked at in parallel."""
     count = min(limit, len(videos))
     with ThreadPoolExecutor(16) as pool:
-        problems = pool.map(lambda index: file_problem(videos.path(index)), range(count))
+        problems = pool.map(videos.problem, range(count))
         return [(index, problem) for index, problem in enumerate(problems) if problem]
 
 
@@ -160,9 +171,23 @@ def check_files(videos: VideoList, *, limit: int) -> None:
 
 
 def read_class_names(file: str | os.PathLike, num_classes: int) -> list[str]:
-    """Names of the classes, one a line. Raises DataError when their number is not `num_classes`."""
-    names = [line.strip() for line in Path(g_pathmgr.get_local_path(os.fspath(file))).read_text().splitlines()]
-    names = [name for name in names if name]
+    """Names of the classes: one a line, or JSON, a list of them or {name: label}.
+
+    Raises:
+        DataError: the file is missing or is no such JSON, or their number is not `num_classes`.
+    """
+    if not g_pathmgr.isfile(os.fspath(file)):
+        raise DataError(f"{file} does not exist, expected the names of the classes")
+    text = Path(g_pathmgr.get_local_path(os.fspath(file))).read_text()
+    if os.fspath(file).endswith(".json"):
+        try:
+            content = json.loads(text)
+            names = sorted(content, key=lambda name: int(content[name])) if isinstance(content, dict) else content
+            names = [str(name) for name in names]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{file} is not a list of names or {{name: label}}: {error}") from None
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
     if len(names) != num_classes:
         raise DataError(f"{file} names {len(names)} classes, expected {num_classes} (MODEL.NUM_CLASSES)")
     return names

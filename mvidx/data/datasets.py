@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from mvidx.data import sampling
 from mvidx.data.annotations import VideoList
-from mvidx.data.decode import VideoError, open_video
-from mvidx.data.transforms import TrainTransform, test_crops
+from mvidx.data.errors import VideoError
+from mvidx.data.transforms import TrainImageTransform, TrainTransform, test_crops, test_image
 
 MAX_REPLACEMENTS = 10
 
@@ -31,6 +31,7 @@ class ClipSampling:
         target_fps: frames a second that `sampling_rate` refers to.
         segments: pick one frame from each of `num_frames` equal segments instead (Something-Something).
         use_offset: see `sampling.uniform_view_indices`.
+        jitter_fps: random clips are sampled for `target_fps` plus up to this.
     """
 
     num_frames: int
@@ -38,17 +39,19 @@ class ClipSampling:
     target_fps: float = 30
     segments: bool = False
     use_offset: bool = True
+    jitter_fps: float = 0.0
 
     def random(self, num_video_frames: int, fps: float, rng: np.random.Generator) -> np.ndarray:
         """Indices of a random clip, int64 (num_frames,)."""
         if self.segments:
             return sampling.random_segment_indices(num_video_frames, self.num_frames, rng=rng)
+        target_fps = self.target_fps + (rng.uniform(0, self.jitter_fps) if self.jitter_fps else 0.0)
         return sampling.random_clip_indices(
             num_video_frames,
             fps,
             num_frames=self.num_frames,
             sampling_rate=self.sampling_rate,
-            target_fps=self.target_fps,
+            target_fps=target_fps,
             rng=rng,
         )
 
@@ -72,7 +75,7 @@ class Sample:
     """One item of a loader.
 
     Attributes:
-        clips: uint8 (N, 3, T, H, W): the augmented clips of a training video or the views of a test video;
+        clips: uint8 (N, 3, [T,] H, W): the augmented clips of a training video or the views of a test video;
             None when a test video could not be read.
         label: class, or the row of a multi-label target.
         index: which video of the list.
@@ -91,7 +94,7 @@ class TrainVideos(Dataset):
     Args:
         videos: the list.
         clip: how frames are picked.
-        transform: frames uint8 (T, H, W, 3) and a generator -> uint8 (3, T, H, W).
+        transform: frames uint8 (T, H, W, 3) and a generator -> uint8 (3, T, H, W), of images (3, H, W).
         backend: decoder, see `mvidx.data.decode.open_video`.
         seed: of every draw.
         num_augmentations: clips from one decode (repeated augmentation).
@@ -102,7 +105,7 @@ class TrainVideos(Dataset):
         videos: VideoList,
         *,
         clip: ClipSampling,
-        transform: TrainTransform | Callable[[np.ndarray, np.random.Generator], Tensor],
+        transform: TrainTransform | TrainImageTransform | Callable[[np.ndarray, np.random.Generator], Tensor],
         backend: str = "decord",
         seed: int = 0,
         num_augmentations: int = 1,
@@ -124,7 +127,7 @@ class TrainVideos(Dataset):
         failures: list[tuple[str, str]] = []
         while True:
             try:
-                with open_video(self.videos.path(index), self.backend) as video:
+                with self.videos.open(index, self.backend) as video:
                     indices = self.clip.random(video.num_frames, video.fps, rng)
                     frames = video.get_frames(indices)
                 break
@@ -186,7 +189,7 @@ class TestVideos(Dataset):
         """The sample of video `index`; its views are ordered by time, then by crop."""
         label, path = int(self.videos.labels[index]), self.videos.path(index)
         try:
-            with open_video(path, self.backend) as video:
+            with self.videos.open(index, self.backend) as video:
                 indices = self.clip.views(video.num_frames, video.fps, self.num_views)
                 if self.shuffle_seed is not None:
                     rng = np.random.default_rng((self.shuffle_seed, index))
@@ -207,3 +210,36 @@ class TestVideos(Dataset):
             for rows in place
         ]
         return Sample(torch.cat(views), label, index)
+
+
+class TestImages(Dataset):
+    """Images with their centre crop, for validation and testing; nothing is replaced.
+
+    Args:
+        images: an `ImageList`.
+        crop: pixels.
+        crop_ratio: see `transforms.test_image`.
+        interpolation: "bicubic" or "bilinear".
+    """
+
+    __test__ = False  # not a pytest class
+
+    def __init__(self, images: VideoList, *, crop: int, crop_ratio: float, interpolation: str = "bicubic"):
+        self.images = images
+        self.crop = crop
+        self.crop_ratio = crop_ratio
+        self.interpolation = interpolation
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample of image `index`: clips (1, 3, crop, crop)."""
+        label = int(self.images.labels[index])
+        try:
+            with self.images.open(index) as image:
+                frames = image.get_frames([0])
+        except VideoError as error:
+            return Sample(None, label, index, [(error.path, error.reason)])
+        view = test_image(frames, crop=self.crop, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
+        return Sample(view, label, index)

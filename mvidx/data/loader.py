@@ -75,7 +75,7 @@ class Batch:
     """What a training step takes.
 
     Attributes:
-        clips: uint8 (B, 3, T, H, W).
+        clips: uint8 (B, 3, [T,] H, W).
         labels: int64 (B,).
         indices: video of each clip, a list of B.
         failures: (path, reason) of videos that could not be read and were replaced.

@@ -6,9 +6,10 @@ the middle of a crop rounded up.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -76,13 +77,14 @@ def test_crops(
 test_crops.__test__ = False  # not a pytest test
 
 
-def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float], *, axis: int | None = None) -> Tensor:
     """uint8 (..., 3, T, H, W) or (..., 3, H, W) -> float32: (x / 255 - mean) / std, a channel at a time.
 
-    The channel axis is the fourth from the end for clips and the third for images, whichever holds 3
-    channels; runs on the device of `clips`.
+    The channel axis is `axis`; by default the fourth from the end for clips and the third for images,
+    whichever holds 3 channels. Runs on the device of `clips`.
     """
-    axis = clips.ndim - 4 if clips.ndim >= 4 and clips.shape[-4] == 3 else clips.ndim - 3
+    if axis is None:
+        axis = clips.ndim - 4 if clips.ndim >= 4 and clips.shape[-4] == 3 else clips.ndim - 3
     shape = [1] * clips.ndim
     shape[axis] = 3
     scale = torch.tensor([1 / (255 * s) for s in std], device=clips.device).view(shape)
@@ -137,9 +139,18 @@ def random_resized_region(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def shrunk(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """uint8 (T, H, W, 3) with a short side of at most `short_side` pixels, averaged over areas."""
+    height, width = frames.shape[1:3]
+    if min(height, width) <= short_side:
+        return frames
+    height, width = scaled_size(height, width, short_side)
+    return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames])
+
+
 @dataclass(frozen=True)
 class TrainTransform:
-    """Random crop and flip of a training clip, drawn once for all its frames.
+    """Random augmentation, crop and flip of a training clip, drawn once for all its frames.
 
     Attributes:
         crop: side of the square clip that comes out, pixels.
@@ -149,6 +160,8 @@ class TrainTransform:
             `uniform_sides`.
         flip: mirror half of the clips.
         antialias: smooth before scaling down.
+        augment: changes the whole frames first, scaled down to a short side of `short_sides[0]` where they
+            are larger: the size that PySlowFast decodes at.
     """
 
     crop: int
@@ -158,9 +171,12 @@ class TrainTransform:
     uniform_sides: bool = False
     flip: bool = True
     antialias: bool = False
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         """uint8 (T, H, W, 3) -> uint8 (3, T, crop, crop), memory of its own."""
+        if self.augment is not None:
+            frames = self.augment(shrunk(frames, self.short_sides[0]), rng)
         clip = as_clip(frames)
         height, width = clip.shape[-2:]
         if self.scale:
@@ -177,3 +193,68 @@ class TrainTransform:
         if self.flip and rng.random() < 0.5:
             clip = clip.flip(-1)
         return clip.transpose(0, 1).contiguous()
+
+
+def _resize_image(image: Tensor, size: Sequence[int], interpolation: str) -> Tensor:
+    """Resize uint8 (1, 3, H, W) as PIL does, smoothed where it gets smaller."""
+    mode = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}[interpolation]
+    return F2.resize(image, list(size), interpolation=mode, antialias=True)
+
+
+def test_image(frames: np.ndarray, *, crop: int, crop_ratio: float, interpolation: str = "bicubic") -> Tensor:
+    """Centre crop of an image.
+
+    Args:
+        frames: uint8 (1, H, W, 3).
+        crop: side of the square crop in pixels.
+        crop_ratio: its side over the short side that the image is resized to; 0 squeezes the whole image into
+            the crop.
+        interpolation: "bicubic" (published numbers) or "bilinear".
+
+    Returns:
+        uint8 (1, 3, crop, crop), memory of its own.
+    """
+    image = as_clip(frames)
+    if crop_ratio == 0:
+        return _resize_image(image, (crop, crop), interpolation).contiguous()
+    short_side = int(1 / crop_ratio * crop)
+    image = _resize_image(image, scaled_size(*image.shape[-2:], short_side), interpolation)
+    return F2.center_crop(image, [crop, crop]).contiguous()
+
+
+test_image.__test__ = False  # not a pytest test
+
+
+@dataclass(frozen=True)
+class TrainImageTransform:
+    """Random crop, flip and augmentation of a training image, in timm's order.
+
+    Attributes:
+        crop: side of the square image that comes out, pixels.
+        scale, aspect: area (fraction) and shape of the random region that becomes the crop.
+        interpolation: "bicubic", "bilinear" or "random".
+        flip: mirror half of the images.
+        augment: changes the crop.
+    """
+
+    crop: int
+    scale: tuple[float, ...] = (0.08, 1.0)
+    aspect: tuple[float, ...] = (0.75, 4 / 3)
+    interpolation: str = "bicubic"
+    flip: bool = True
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+
+    def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """uint8 (1, H, W, 3) -> uint8 (3, crop, crop), memory of its own."""
+        image = as_clip(frames)
+        top, left, h, w = random_resized_region(*image.shape[-2:], scale=self.scale, aspect=self.aspect, rng=rng)
+        method = self.interpolation
+        if method == "random":
+            method = ("bicubic", "bilinear")[rng.integers(2)]
+        image = _resize_image(image[..., top : top + h, left : left + w], (self.crop, self.crop), method)
+        if self.flip and rng.random() < 0.5:
+            image = image.flip(-1)
+        if self.augment is not None:
+            pixels = np.ascontiguousarray(image.permute(0, 2, 3, 1).numpy())
+            image = as_clip(self.augment(pixels, rng))
+        return image[0].contiguous()

@@ -1,4 +1,4 @@
-"""Multi-view evaluation: every video once, all its views, scores averaged after the softmax."""
+"""Multi-view evaluation: every video once, all its views, joined after the softmax or before."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class Predictions:
     Attributes:
         indices: int64 (N,), which video of the list; ascending.
         labels: int64 (N,).
-        scores: float32 (N, classes), mean over the views.
+        scores: float32 (N, classes), mean or maximum over the views.
         failures: {video: (path, reason)}.
     """
 
@@ -42,9 +42,26 @@ class Predictions:
         return float(-np.log(np.maximum(right, 1e-12)).mean()) if len(right) else float("nan")
 
 
-def view_scores(logits: Tensor) -> Tensor:
-    """Scores of views, (N, classes): PySlowFast sums the softmax of every view."""
-    return logits.float().softmax(dim=1)
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(dim=-1),
+    "sigmoid": torch.sigmoid,
+    "none": lambda logits: logits,
+}
+ENSEMBLES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda scores: scores.mean(0),  # the mean ranks as the sum does
+    "max": lambda scores: scores.amax(0),
+}
+
+
+def join_views(logits: Tensor, *, activation: str = "softmax", ensemble: str = "sum") -> Tensor:
+    """Scores of a video, (classes,), from the logits of its views, (views, classes).
+
+    Args:
+        activation: of each view, "softmax" or "sigmoid"; "none" joins logits and takes the softmax at the end.
+        ensemble: "sum" (its mean, which ranks the same) or "max".
+    """
+    scores = ENSEMBLES[ensemble](ACTIVATIONS[activation](logits.float()))
+    return scores.softmax(dim=-1) if activation == "none" else scores
 
 
 @torch.no_grad()
@@ -57,6 +74,8 @@ def evaluate(
     device: torch.device,
     views_per_batch: int,
     precision: str = "float32",
+    activation: str = "softmax",
+    ensemble: str = "sum",
 ) -> Predictions:
     """Score every video of a loader; each process does its share, each gets the whole result.
 
@@ -67,6 +86,7 @@ def evaluate(
         prepare: uint8 clips on the device -> what the model takes.
         views_per_batch: the most views in one forward pass.
         precision: see `Trainer`.
+        activation, ensemble: see `join_views`.
     """
     was_training = model.training
     model.eval()
@@ -85,10 +105,11 @@ def evaluate(
                 chunk = chunk.pin_memory()
             with autocast(device, precision):
                 logits = model(prepare(chunk.to(device, non_blocking=True)))
-            chunks.append(view_scores(logits))
+            chunks.append(logits.float())
         per_video = torch.cat(chunks).split([len(sample.clips) for sample in readable])
-        for sample, video_scores in zip(readable, per_video, strict=True):
-            scores[sample.index] = (sample.label, video_scores.mean(0).cpu().numpy())
+        for sample, logits in zip(readable, per_video, strict=True):
+            joined = join_views(logits, activation=activation, ensemble=ensemble)
+            scores[sample.index] = (sample.label, joined.cpu().numpy())
     model.train(was_training)
 
     for other_scores, other_failures in distributed.gather((scores, failures)):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from mvidx.data.loader import Batch, EpochBatches
@@ -82,10 +83,13 @@ class Trainer:
         loader: gives `Batch`es; its order is `batches`.
         batches: the order, positioned by the trainer.
         loss: (logits, labels) -> scalar mean.
-        prepare: uint8 clips on the device -> what the model takes.
+        prepare: uint8 clips and labels on the device, with keywords indices, epoch and step -> what the model
+            takes, and labels or targets (B, classes).
         device: where the model is.
         precision: "float32", "bfloat16" or "float16" (with loss scaling).
         clip_norm: largest norm of the gradient, 0 for no clipping.
+        clip_value: largest value in the gradient, 0 for no clipping; goes before `clip_norm`.
+        freeze_batch_norm: leave the running statistics of batch norms as they are.
         max_epochs: length of the run.
         hooks: in the order they are called.
     """
@@ -100,10 +104,12 @@ class Trainer:
         loader: DataLoader,
         batches: EpochBatches,
         loss: Callable[[Tensor, Tensor], Tensor],
-        prepare: Callable[[Tensor], Tensor],
+        prepare: Callable[..., tuple[Tensor, Tensor]],
         device: torch.device,
         precision: str = "float32",
         clip_norm: float = 0.0,
+        clip_value: float = 0.0,
+        freeze_batch_norm: bool = False,
         max_epochs: int,
         hooks: Sequence[Hook] = (),
     ):
@@ -120,6 +126,8 @@ class Trainer:
         self.device = device
         self.precision = precision
         self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.freeze_batch_norm = freeze_batch_norm
         self.max_epochs = max_epochs
         self.hooks = list(hooks)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
@@ -140,7 +148,7 @@ class Trainer:
         for hook in self.hooks:
             hook.before_train(self)
         while self.epoch < self.max_epochs:
-            self.model.train()
+            self.set_train_mode()
             self.batches.set_position(self.epoch, self.step)
             waited_since = time.perf_counter()
             for batch in self.loader:
@@ -155,6 +163,14 @@ class Trainer:
         for hook in self.hooks:
             hook.after_train(self)
 
+    def set_train_mode(self) -> None:
+        """Training mode, but for batch norms that are frozen."""
+        self.model.train()
+        if self.freeze_batch_norm:
+            for module in self.raw_model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
     def set_lr(self) -> float:
         """Set every group's learning rate for the step to come; returns the schedule's."""
         lr = self.schedule.lr(self.epoch + self.step / self.steps_per_epoch)
@@ -163,22 +179,31 @@ class Trainer:
         return lr
 
     def train_step(self, batch: Batch, *, data_seconds: float = 0.0) -> StepResult:
-        """Forward, backward, clip, step."""
+        """Forward, backward, clip, step. Accuracy counts the label with the largest share of a mixed clip."""
         lr = self.set_lr()
-        clips = self.prepare(batch.clips.to(self.device, non_blocking=True))
-        labels = batch.labels.to(self.device, non_blocking=True)
+        clips, targets = self.prepare(
+            batch.clips.to(self.device, non_blocking=True),
+            batch.labels.to(self.device, non_blocking=True),
+            indices=batch.indices,
+            epoch=self.epoch,
+            step=self.step,
+        )
         with autocast(self.device, self.precision):
             logits = self.model(clips)
-        loss = self.loss(logits.float(), labels)
+        loss = self.loss(logits.float(), targets)
 
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
-        if self.clip_norm:
+        if self.clip_value:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_value_(self.raw_model.parameters(), self.clip_value)
+        elif self.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.raw_model.parameters(), self.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
         correct = topk_correct(logits.detach(), labels)
         return StepResult(loss.detach(), correct, batch, lr, data_seconds)
 
