@@ -147,7 +147,11 @@ def _literal(text: Any) -> Any:
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
-        return {"true": True, "false": False, "null": None}.get(text.strip(), text)
+        is_literal = text.strip() in ("true", "false", "null") or text.strip()[:1] in ("[", "{")
+        try:
+            return yaml.safe_load(text) if is_literal else text
+        except yaml.YAMLError:
+            return text
 
 
 def _plain(value: Any) -> Any:

@@ -25,6 +25,11 @@ def test_values_and_overrides(tmp_path):
     assert load_config(file).SOLVER.BASE_LR == 1e-4
 
 
+def test_lists_need_no_quotes(tmp_path):
+    cfg = load_config(write(tmp_path, "{}"), ["MOTION.CLASSES", "[left, right]", "DATA.MEAN", "[1,2,3]"])
+    assert cfg.MOTION.CLASSES == ["left", "right"] and cfg.DATA.MEAN == [1, 2, 3]
+
+
 def test_frozen(tmp_path):
     cfg = load_config(write(tmp_path, "{}"))
     with pytest.raises(AttributeError):
