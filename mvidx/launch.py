@@ -38,7 +38,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     slurm.add_argument("--constraint")
     slurm.add_argument("--comment")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys to override")
-    return parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    return parser.parse_args([word for word in words if word != "--opts"])  # PySlowFast's, before the overrides
 
 
 def guard(command, *arguments) -> int:
@@ -62,7 +63,9 @@ def run_here(cfg_file: str, overrides: Sequence[str]) -> None:
     """Load the config and run it in this process."""
     from mvidx.config.load import load_config
     from mvidx.config.run import run
+    from mvidx.engine.log import set_up_logging
 
+    set_up_logging()
     run(load_config(cfg_file, overrides))
 
 
