@@ -4,7 +4,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from mvidx.checkpoint.files import find_state, read_file
+from mvidx.checkpoint.files import CheckpointError, find_state, read_file
 from mvidx.checkpoint.inflate import inflate
 from mvidx.checkpoint.renames import State, recognise
 from mvidx.checkpoint.sources import load_checkpoint
@@ -24,6 +24,8 @@ def load_weights(cfg: CfgNode, model: nn.Module) -> None:
     if not wanted or not is_of_images(state, model):
         load_checkpoint(model, path)
         return
+    # PySlowFast's image models pool with kernels of one frame
+    state = {name: value.squeeze(2) if value.ndim == 5 else value for name, value in state.items()}
     inflated = inflate(state, model, time="mean")
     if cfg.TRAIN.CHECKPOINT_IN_INIT:
         repeat_kernels(inflated, state, model)
@@ -59,7 +61,13 @@ def start_from_checkpoint(cfg: CfgNode, model: nn.Module, trainer: Trainer) -> N
         return
     content = read_file(path)
     if isinstance(content, dict) and {"model", "optimizer", "generators", "epoch"} <= set(content):
-        trainer.load_state_dict(content)
+        try:
+            trainer.load_state_dict(content)
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"checkpoint {path} is of another run, TRAIN.CHECKPOINT_EPOCH_RESET True takes its weights alone: {reason}"
+            ) from None
         logger.info("continuing %s: epoch %d, step %d", path, trainer.epoch + 1, trainer.step)
         return
     load_weights(cfg, model)

@@ -116,12 +116,17 @@ class FrameLists(VideoList):
         self.ranges = np.array([pattern[1:] for pattern in patterns], np.int64).reshape(-1, 2)
         self.irregular = {i: list(paths) for i, paths in enumerate(frames) if not patterns[i][0].count("%")}
 
+    def path(self, index: int) -> str:
+        """Folder of the frames of a video."""
+        path = super().path(index)
+        return path if index in self.irregular else os.path.dirname(path)
+
     def frame_paths(self, index: int) -> Sequence[str]:
         """Paths of the frames of a video."""
         if index in self.irregular:
             return self.irregular[index]
         first, count = self.ranges[index].tolist()
-        pattern = self.path(index)
+        pattern = super().path(index)
         return [pattern % number for number in range(first, first + count)]
 
     def problem(self, index: int) -> str | None:

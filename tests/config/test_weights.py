@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mvidx.config import build_model, load_config
+from mvidx.checkpoint.files import CheckpointError
+from mvidx.config import build_model, load_config, weights
 from mvidx.config.weights import load_weights, start_from_checkpoint
 
 SMALL = """
@@ -45,6 +46,35 @@ def test_image_weights_are_divided_or_repeated(key, factor, load, image_file):
         expected = theirs[name].unsqueeze(2).expand_as(ours[name]) * factor
         assert torch.allclose(ours[name], expected), name
     assert torch.equal(ours["blocks.0.mlp.fc1.weight"], theirs["blocks.0.mlp.fc1.weight"])
+
+
+def test_a_checkpoint_of_another_run_is_named(load, tmp_path):
+    torch.save({"model": {}, "optimizer": {}, "generators": {}, "epoch": 7}, tmp_path / "run.pyth")  # no step
+    with pytest.raises(CheckpointError, match=r"run\.pyth is of another run, TRAIN\.CHECKPOINT_EPOCH_RESET True"):
+        start_from_checkpoint(
+            load(*VIDEO, "TRAIN.CHECKPOINT_FILE_PATH", tmp_path / "run.pyth"), None, FakeTrainer(epoch=0, step=0)
+        )
+
+
+def test_image_weights_with_pools_of_one_frame(load, image_file, tmp_path):
+    image, _ = image_file
+    state = {name: value.unsqueeze(2) if ".attn.pool" in name and value.ndim == 4 else value
+             for name, value in image.state_dict().items()}  # fmt: skip
+    assert any(value.ndim == 5 for value in state.values())
+    torch.save({"model": state}, tmp_path / "theirs.pyth")
+    cfg = load(*VIDEO, "TRAIN.CHECKPOINT_IN_INIT", True, "TRAIN.CHECKPOINT_FILE_PATH", tmp_path / "theirs.pyth")
+    model = build_model(cfg)
+    load_weights(cfg, model)
+    name = "blocks.1.attn.pool_k.conv.weight"
+    assert torch.allclose(model.state_dict()[name], image.state_dict()[name].unsqueeze(2).expand(-1, -1, 3, -1, -1))
+
+
+def test_pyslowfasts_epoch_is_taken_over(load, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "load_checkpoint", lambda model, path: None)
+    torch.save({"model_state": {}, "epoch": 4}, tmp_path / "theirs.pyth")
+    trainer = FakeTrainer(epoch=0, step=0, loaded=False)
+    start_from_checkpoint(load(*VIDEO, "TRAIN.CHECKPOINT_FILE_PATH", tmp_path / "theirs.pyth"), None, trainer)
+    assert (trainer.epoch, trainer.loaded) == (5, False)
 
 
 @pytest.mark.parametrize("key", ["CHECKPOINT_INFLATE", "CHECKPOINT_IN_INIT"])

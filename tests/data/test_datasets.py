@@ -51,6 +51,7 @@ def test_frame_lists(ssv2):
     videos = read_ssv2(ssv2, "train", num_classes=3, prefix=str(ssv2 / "frames"))
     assert videos.labels.tolist() == [2, 0]  # in the order of the JSON file
     assert [len(videos.frame_paths(i)) for i in range(2)] == [9, 5] and not videos.irregular
+    assert videos.path(1) == str(ssv2 / "frames" / "31") and videos.problem(1) is None
     with videos.open(0) as video:
         frames = video.get_frames([8, 0, 8])
     assert frames.shape == (3, 20, 30, 3)
@@ -188,6 +189,12 @@ def test_jittered_frame_rate_widens_clips():
     assert min(spans) in (14, 15, 16, 17) and max(spans) in (29, 30, 31)  # 32 frames at 30 fps, 16 at 60
     exact = ClipSampling(8, 4, 30).random(1000, 30, rng)
     assert exact[-1] - exact[0] in (30, 31)
+
+
+def test_target_fps_by_hand():
+    """8 frames 4 apart at 15 a second are 32 / 15 seconds: 64 frames of a video at 30, in its middle."""
+    view = ClipSampling(8, 4, 15).views(164, 30, 1)[0]
+    assert view.tolist() == [50, 59, 68, 77, 86, 95, 104, 113]
 
 
 def test_short_sides_are_drawn_evenly_or_inversely():
