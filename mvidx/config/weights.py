@@ -66,7 +66,8 @@ def start_from_checkpoint(cfg: CfgNode, model: nn.Module, trainer: Trainer) -> N
         except (RuntimeError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"checkpoint {path} is of another run, TRAIN.CHECKPOINT_EPOCH_RESET True takes its weights alone: {reason}"
+                f"checkpoint {path} is of another run, TRAIN.CHECKPOINT_EPOCH_RESET True takes its weights alone: "
+                f"{reason}"
             ) from None
         logger.info("continuing %s: epoch %d, step %d", path, trainer.epoch + 1, trainer.step)
         return
