@@ -145,7 +145,8 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
     content = find_state(read_file(path), path)
     source = "unrecognised"
     try:
-        source, state = recognise(content)
+        original = model.from_original(content) if hasattr(model, "from_original") else None
+        source, state = original or recognise(content)
         if hasattr(model, "prepare_for"):
             model.prepare_for(state)
         report = LoadReport(source)

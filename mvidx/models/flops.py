@@ -38,8 +38,8 @@ from torch.utils._pytree import tree_leaves
 FREE = {
     "a norm: some operations an element": "layer_norm native_layer_norm group_norm batch_norm instance_norm",
     "an activation: some operations an element": "gelu relu relu_ silu silu_ sigmoid sigmoid_ hardtanh hardtanh_ "
-    "hardswish hardswish_ hardsigmoid softmax",
-    "arithmetic element by element": "add add_ sub mul mul_ div div_ neg addcmul pow sqrt rsqrt exp log",
+    "hardswish hardswish_ hardsigmoid softmax prim::PythonOp.SwishFunction",
+    "arithmetic element by element": "add add_ sub rsub mul mul_ div div_ neg addcmul pow sqrt rsqrt exp log",
     "a comparison or logic element by element": "ne lt le logical_not logical_and where masked_fill_",
     "a sum, mean or extreme: one operation an element": "sum mean var cumsum amax amin",
     "a pool: additions or comparisons in a window": "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d "
@@ -48,7 +48,7 @@ FREE = {
     "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d grid_sampler",
     "a look-up or a copy": "embedding index_select repeat repeat_interleave expand_as view_as alias clone movedim "
     "unflatten reshape_as pad tile swapaxes new_ones ones_like zeros_like empty_like eye feature_dropout fill_ "
-    "numpy_T unfold lift_fresh bernoulli_ index_add_ meshgrid",
+    "numpy_T unfold linspace tensor_split dropout_ lift_fresh bernoulli_ index_add_ meshgrid",
 }
 
 ATTENTION = (
@@ -220,7 +220,9 @@ def complexity(model: nn.Module, input_size: Sequence[int] | None = None) -> Com
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.clear_op_handles()  # fvcore's estimates for norms and pools are no multiply-adds
     analysis.set_op_handle(**COUNTED)
-    reasons = {f"aten::{name}": reason for reason, names in FREE.items() for name in names.split()}
+    reasons = {
+        name if "::" in name else f"aten::{name}": reason for reason, names in FREE.items() for name in names.split()
+    }
     with torch.no_grad(), RecordedConvolutions(), ValuelessOperators(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated, and warns of every size that Python reads
         counts = analysis.by_operator()

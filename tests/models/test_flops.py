@@ -124,7 +124,7 @@ class Odd(nn.Module):
 
 
 def test_an_unknown_operator_is_an_error():
-    with pytest.raises(ValueError, match="Odd has operators.*linalg_inv"):
+    with pytest.raises(ValueError, match=r"Odd has operators.*linalg_inv"):
         complexity(Odd())
 
 
