@@ -1,7 +1,8 @@
 """The command line of a run, and where it runs.
 
 - `--launcher none`: this process, or the job that torchrun or srun started it in.
-- `--launcher local`: one process a GPU of this machine.
+- `--launcher local`: one process a GPU of this machine. What happens by itself when NUM_GPUS is above 1, that many
+  GPUs are here and no job is: PySlowFast's files mean that.
 - `--launcher submitit`: a SLURM job (or, with `--cluster local`, detached processes here). A job that is
   preempted or runs out of time is submitted again by submitit and goes on from its newest checkpoint.
 """
@@ -27,7 +28,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Train and test a model as a config describes.", epilog=EXAMPLE, allow_abbrev=False
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="config, a YAML file")
-    parser.add_argument("--launcher", choices=("none", "local", "submitit"), default="none", help="where to run")
+    parser.add_argument("--launcher", choices=("none", "local", "submitit"), help="where to run")
     parser.add_argument("--processes", type=int, metavar="N", help="processes a node; one a GPU by default")
     slurm = parser.add_argument_group("submitit")
     slurm.add_argument("--cluster", choices=("slurm", "local"), default="slurm")
@@ -59,14 +60,20 @@ def guard(command, *arguments) -> int:
         return 130
 
 
-def run_here(cfg_file: str, overrides: Sequence[str]) -> None:
-    """Load the config and run it in this process."""
-    from mvidx.config.load import load_config
+def run_here(cfg) -> None:
+    """Run a config in this process."""
     from mvidx.config.run import run
+
+    run(cfg)
+
+
+def load(cfg_file: str, overrides: Sequence[str]):
+    """Load a config; what that has to say (keys passed over) goes to the log."""
+    from mvidx.config.load import load_config
     from mvidx.engine.log import set_up_logging
 
     set_up_logging()
-    run(load_config(cfg_file, overrides))
+    return load_config(cfg_file, overrides)
 
 
 def _free_port() -> int:
@@ -82,7 +89,7 @@ def run_local_processes(cfg_file: str, overrides: Sequence[str], num_processes: 
     """
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_processes)}
     job["LOCAL_WORLD_SIZE"] = job["WORLD_SIZE"]
-    command = [sys.executable, "-m", "mvidx.launch", "--cfg", cfg_file, *overrides]
+    command = [sys.executable, "-m", "mvidx.launch", "--cfg", cfg_file, "--launcher", "none", *overrides]
     processes = [
         subprocess.Popen(command, env={**os.environ, **job, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(num_processes)
@@ -118,7 +125,7 @@ class SubmittedRun:
 
         environment = submitit.helpers.TorchDistributedEnvironment().export(overwrite=True)
         os.environ["LOCAL_WORLD_SIZE"] = str(environment.local_world_size)
-        status = guard(run_here, self.cfg_file, self.overrides)
+        status = guard(lambda: run_here(load(self.cfg_file, self.overrides)))
         if status:
             raise SystemExit(status)
 
@@ -156,17 +163,28 @@ def submit(parsed: argparse.Namespace, cfg, num_processes: int) -> None:
     print(f"submitted job {job.job_id}; its logs are in {folder}")
 
 
+def choose_launcher(num_gpus: int) -> str:
+    """What runs a config when the command line does not say: "local" for several GPUs that are here, else "none"."""
+    if num_gpus <= 1:
+        return "none"
+    import torch
+
+    from mvidx.distributed import place_from_environment
+
+    alone = place_from_environment().world_size == 1 and "RANK" not in os.environ
+    return "local" if alone and torch.cuda.device_count() >= num_gpus else "none"
+
+
 def launch(parsed: argparse.Namespace) -> int | None:
     """Run as the command line says."""
-    if parsed.launcher == "none":
-        return run_here(parsed.cfg, parsed.overrides)
-    from mvidx.config.load import load_config
-
-    cfg = load_config(parsed.cfg, parsed.overrides)  # a mistake is told here, once
+    cfg = load(parsed.cfg, parsed.overrides)  # a mistake is told here, once
+    launcher = parsed.launcher or choose_launcher(cfg.NUM_GPUS)
+    if launcher == "none":
+        return run_here(cfg)
     num_processes = parsed.processes if parsed.processes is not None else max(1, cfg.NUM_GPUS)
     if num_processes < 1:
         raise UserError(f"--processes {num_processes}, expected at least 1")
-    if parsed.launcher == "local":
+    if launcher == "local":
         return run_local_processes(parsed.cfg, parsed.overrides, num_processes)
     return submit(parsed, cfg, num_processes)
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mvidx.checkpoint.files import read_file
+from mvidx.launch import choose_launcher
 from tests.runs import SMALL, records, run_net
 
 # Numbers that two processes do not divide. SGD, whose steps are the gradients: Adam blows the rounding errors of
@@ -79,3 +80,10 @@ def test_a_mistake_in_every_process_is_told_once(tmp_path):
 def test_without_slurm_submitit_says_so(tmp_path):
     done = run_net("OUTPUT_DIR", tmp_path / "out", cwd=tmp_path, options=("--launcher", "submitit"))
     assert done.returncode == 2 and "srun" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_several_gpus_start_their_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [choose_launcher(n) for n in (-1, 0, 1, 2, 4, 8)] == ["none"] * 3 + ["local"] * 2 + ["none"]
+    monkeypatch.setenv("RANK", "0")
+    assert choose_launcher(4) == "none"
