@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from mvidx.errors import UserError
 
+# Where `run_local_processes` wants the mistakes of its processes, a file a rank: what all find is told once.
+ERRORS_VARIABLE = "MVIDX_LAUNCH_ERRORS"
 EXAMPLE = "example: python tools/run_net.py --cfg configs/Motion/MVITv2_tiny.yaml SOLVER.MAX_EPOCH 10"
 
 
@@ -51,8 +54,11 @@ def guard(command, *arguments) -> int:
     try:
         return command(*arguments) or 0
     except UserError as error:
+        if told_by_launcher := os.environ.get(ERRORS_VARIABLE):
+            Path(told_by_launcher, os.environ["RANK"]).write_text(str(error))
+            return 2
         if os.environ.get("RANK", "0") != "0":
-            time.sleep(3)  # rank 0 most likely says the same, and its launcher then ends this process
+            time.sleep(3)  # rank 0 most likely says the same, and torchrun or srun then ends this process
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -90,27 +96,41 @@ def run_local_processes(cfg_file: str, overrides: Sequence[str], num_processes: 
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_processes)}
     job["LOCAL_WORLD_SIZE"] = job["WORLD_SIZE"]
     command = [sys.executable, "-m", "mvidx.launch", "--cfg", cfg_file, "--launcher", "none", *overrides]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **job, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(num_processes)
-    ]
-    try:
-        while True:
-            statuses = [process.poll() for process in processes]
-            failed = [status for status in statuses if status]
-            if failed:
-                return failed[0] if failed[0] > 0 else 128 - failed[0]  # ended by a signal: as a shell says it
-            if None not in statuses:
-                return 0
-            time.sleep(0.2)
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with tempfile.TemporaryDirectory(prefix="mvidx-launch-") as errors:
+        job[ERRORS_VARIABLE] = errors
+        processes = [
+            subprocess.Popen(command, env={**os.environ, **job, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(num_processes)
+        ]
+        try:
+            return _first_to_fail(processes)
+        finally:
+            _end(processes)
+            for message in sorted({file.read_text() for file in Path(errors).iterdir()}):
+                print(f"error: {message}", file=sys.stderr)
+
+
+def _first_to_fail(processes: Sequence[subprocess.Popen]) -> int:
+    """Wait for all processes, or for one to fail; returns its exit status, 0 when none did."""
+    while True:
+        statuses = [process.poll() for process in processes]
+        failed = [status for status in statuses if status]
+        if failed:
+            return failed[0] if failed[0] > 0 else 128 - failed[0]  # ended by a signal: as a shell says it
+        if None not in statuses:
+            return 0
+        time.sleep(0.2)
+
+
+def _end(processes: Sequence[subprocess.Popen]) -> None:
+    """End the processes that still run: asked first, killed after 10 s."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 @dataclass

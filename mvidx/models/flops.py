@@ -37,8 +37,8 @@ from torch.utils._pytree import tree_leaves
 # Operators that count as nothing, beside those that fvcore itself passes over (shapes, copies, integers), by reason.
 FREE = {
     "a norm: some operations an element": "layer_norm native_layer_norm group_norm batch_norm instance_norm",
-    "an activation: some operations an element": "gelu relu relu_ silu silu_ sigmoid sigmoid_ hardtanh hardtanh_ "
-    "hardswish hardswish_ hardsigmoid softmax prim::PythonOp.SwishFunction",
+    "an activation: some operations an element": "gelu relu relu_ relu6 relu6_ silu silu_ sigmoid sigmoid_ "
+    "hardtanh hardtanh_ hardswish hardswish_ hardsigmoid softmax prim::PythonOp.SwishFunction",
     "arithmetic element by element": "add add_ sub rsub mul mul_ div div_ neg addcmul pow sqrt rsqrt exp log",
     "a comparison or logic element by element": "ne lt le logical_not logical_and where masked_fill_",
     "a sum, mean or extreme: one operation an element": "sum mean var cumsum amax amin",

@@ -54,6 +54,7 @@ class Peer(Backbone):
         library: "pytorchvideo" or "torchvision".
         input_size: (T, H, W) of the default clip.
         num_classes: width of the logits.
+        head_drop_rate: dropout before our head, for a model that has none itself.
         frames_multiple: what the number of frames must be a multiple of.
         fewest_frames: what the temporal strides leave a frame of.
     """
@@ -70,12 +71,18 @@ class Peer(Backbone):
         library: str,
         input_size: tuple[int, int, int],
         num_classes: int,
+        head_drop_rate: float = 0.0,
         frames_multiple: int = 1,
         fewest_frames: int = 1,
     ):
         last = inner.get_submodule(classifier)
         super().__init__(
-            ndim=3, in_chans=3, input_size=input_size, num_classes=num_classes, num_features=last.weight.shape[1]
+            ndim=3,
+            in_chans=3,
+            input_size=input_size,
+            num_classes=num_classes,
+            num_features=last.weight.shape[1],
+            head_drop_rate=head_drop_rate,
         )
         if num_classes:
             with torch.no_grad():
@@ -392,7 +399,12 @@ def _torchvision(builder: str, num_classes: int, **arguments) -> nn.Module:
 
 
 def tv_resnet(
-    *, builder: str, num_classes: int = 400, img_size: int | tuple[int, int] = 112, frames: int = 16
+    *,
+    builder: str,
+    num_classes: int = 400,
+    img_size: int | tuple[int, int] = 112,
+    frames: int = 16,
+    head_drop_rate: float = 0.0,
 ) -> TvResNet:
     """A ResNet of torchvision; any clip size works."""
     return TvResNet(
@@ -402,6 +414,7 @@ def tv_resnet(
         library="torchvision",
         input_size=_clip_size(frames, img_size, 16),
         num_classes=num_classes,
+        head_drop_rate=head_drop_rate,
     )
 
 
@@ -427,7 +440,14 @@ def tv_s3d(
     )
 
 
-def tv_swin(*, builder: str, num_classes: int = 400, img_size: int | tuple[int, int] = 224, frames: int = 32) -> TvSwin:
+def tv_swin(
+    *,
+    builder: str,
+    num_classes: int = 400,
+    img_size: int | tuple[int, int] = 224,
+    frames: int = 32,
+    head_drop_rate: float = 0.0,
+) -> TvSwin:
     """A Video Swin Transformer of torchvision; any clip size works."""
     inner = _torchvision(builder, num_classes)
     return TvSwin(
@@ -438,6 +458,7 @@ def tv_swin(*, builder: str, num_classes: int = 400, img_size: int | tuple[int, 
         library="torchvision",
         input_size=_clip_size(frames, img_size),
         num_classes=num_classes,
+        head_drop_rate=head_drop_rate,
     )
 
 

@@ -95,8 +95,7 @@ def test_logits_and_checkpoints_are_the_librarys(name, arguments, size, tmp_path
 @pytest.mark.parametrize("name", ["ptv_x3d_xs", "ptv_slowfast_r50", "tv_r3d_18", "tv_s3d", "tv_swin3d_t"])
 def test_training_and_activation_checkpointing(name):
     torch.manual_seed(0)
-    drop = {"head_drop_rate": 0.0} if "head_drop_rate" in model_entry(name).parameters else {}
-    model = mvidx.create_model(name, num_classes=5, **drop).train()
+    model = mvidx.create_model(name, num_classes=5, head_drop_rate=0.0).train()
     clip = torch.randn(2, 3, 8 if name == "tv_s3d" else 4, 48, 64)
     results = []
     for enable in (False, True):
@@ -115,8 +114,9 @@ def test_training_and_activation_checkpointing(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_peer_builds_with_the_interface(name):
     with torch.device("meta"):
-        model = mvidx.create_model(name, num_classes=11)
+        model = mvidx.create_model(name, num_classes=11, head_drop_rate=0.3)
     assert model_entry(name).video and model.head.out_features == 11
+    assert any(getattr(module, "p", 0) == 0.3 for module in model.modules())
     groups = list(model.layer_groups())
     for parameter, _ in model.named_parameters():
         owners = [g for g, _ in groups if parameter == g or parameter.startswith(g + ".")]
