@@ -12,11 +12,12 @@ from mvidx.data import annotations, loader
 from mvidx.data.annotations import VideoList
 from mvidx.data.augment import INTERPOLATIONS, color_jitter, parse_policy
 from mvidx.data.batch import BatchTransform, Normalization
-from mvidx.data.datasets import ClipSampling, TestImages, TestVideos, TrainVideos
+from mvidx.data.datasets import TestImages, TestVideos, TrainVideos
 from mvidx.data.erase import RandomErasing
 from mvidx.data.folders import class_folders, read_class_folders
 from mvidx.data.images import ImageList
 from mvidx.data.mix import Mix
+from mvidx.data.read import ClipSampling
 from mvidx.data.ssv2 import NAME as SSV2
 from mvidx.data.ssv2 import label_names, read_ssv2
 from mvidx.data.transforms import TrainImageTransform, TrainTransform
@@ -126,6 +127,13 @@ def backend(cfg: CfgNode) -> str:
     return {"torchvision": "decord"}.get(cfg.DATA.DECODING_BACKEND, cfg.DATA.DECODING_BACKEND)
 
 
+def timeout_seconds(cfg: CfgNode) -> float:
+    """Seconds that reading a video may take; 0 for no limit."""
+    if cfg.DATA.DECODE_TIMEOUT_SECONDS < 0:
+        raise ConfigError(f"DATA.DECODE_TIMEOUT_SECONDS={cfg.DATA.DECODE_TIMEOUT_SECONDS}, expected at least 0")
+    return cfg.DATA.DECODE_TIMEOUT_SECONDS
+
+
 def random_augmentation(cfg: CfgNode):
     """What changes training frames beside crop and flip; None for nothing."""
     aug = cfg.AUG
@@ -195,6 +203,7 @@ def build_train_loader(cfg: CfgNode, videos: VideoList, batches: loader.EpochBat
         backend=backend(cfg),
         seed=cfg.RNG_SEED,
         num_augmentations=cfg.AUG.NUM_SAMPLE if cfg.AUG.ENABLE else 1,
+        timeout_seconds=timeout_seconds(cfg),
     )
     return loader.train_loader(
         dataset,
@@ -226,6 +235,7 @@ def build_test_loader(
             antialias=data.ANTIALIAS,
             backend=backend(cfg),
             shuffle_seed=cfg.RNG_SEED if shuffle else None,
+            timeout_seconds=timeout_seconds(cfg),
         )
     return loader.test_loader(
         dataset,

@@ -73,6 +73,10 @@ _C.DATA.CLASS_NAMES = ""
 _C.DATA.CHECK_FILES = 20000
 # Decoder: "decord", "pyav" or "torchcodec"; PySlowFast's "torchvision" means "decord".
 _C.DATA.DECODING_BACKEND = "decord"
+# Seconds that reading a video may take, from opening to its last frame; one that takes longer counts as unreadable.
+# 0 for no limit. The limit holds inside the decoder's C code too: videos are then decoded in a process beside each
+# worker, and one that crashes its decoder counts as unreadable as well.
+_C.DATA.DECODE_TIMEOUT_SECONDS = 60.0
 # Frames of a clip.
 _C.DATA.NUM_FRAMES = 8
 # Distance between the frames of a clip, in frames at TARGET_FPS.

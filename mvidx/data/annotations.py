@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,15 @@ class VideoList:
         """What is plainly wrong with the file of video `index`, without decoding; None for nothing."""
         return file_problem(self.path(index))
 
-    def open(self, index: int, backend: str = "decord"):
-        """Open video `index`: a context manager, see `decode.open_video`."""
+    def opener(self, index: int, backend: str = "decord") -> Callable:
+        """What opens video `index`: picklable, without arguments; gives what `decode.open_video` does."""
         from mvidx.data.decode import open_video
 
-        return open_video(self.path(index), backend)
+        return partial(open_video, self.path(index), backend)
+
+    def open(self, index: int, backend: str = "decord"):
+        """Open video `index`: a context manager, see `decode.open_video`."""
+        return self.opener(index, backend)()
 
     def where(self, index: int) -> str:
         """'FILE, row N' of video `index`, for messages."""

@@ -7,67 +7,20 @@ where a run was resumed.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mvidx.data import sampling
 from mvidx.data.annotations import VideoList
 from mvidx.data.errors import VideoError
+from mvidx.data.guard import decode_with_timeout
+from mvidx.data.read import ClipSampling, read_random_clip, read_views
 from mvidx.data.transforms import TrainImageTransform, TrainTransform, test_crops, test_image
 
 MAX_REPLACEMENTS = 10
-
-
-@dataclass(frozen=True)
-class ClipSampling:
-    """How a clip's frames are picked from a video.
-
-    Attributes:
-        num_frames: frames of a clip.
-        sampling_rate: distance of its frames, in frames at `target_fps`.
-        target_fps: frames a second that `sampling_rate` refers to.
-        segments: pick one frame from each of `num_frames` equal segments instead (Something-Something).
-        use_offset: see `sampling.uniform_view_indices`.
-        jitter_fps: random clips are sampled for `target_fps` plus up to this.
-    """
-
-    num_frames: int
-    sampling_rate: float = 1
-    target_fps: float = 30
-    segments: bool = False
-    use_offset: bool = True
-    jitter_fps: float = 0.0
-
-    def random(self, num_video_frames: int, fps: float, rng: np.random.Generator) -> np.ndarray:
-        """Indices of a random clip, int64 (num_frames,)."""
-        if self.segments:
-            return sampling.random_segment_indices(num_video_frames, self.num_frames, rng=rng)
-        target_fps = self.target_fps + (rng.uniform(0, self.jitter_fps) if self.jitter_fps else 0.0)
-        return sampling.random_clip_indices(
-            num_video_frames,
-            fps,
-            num_frames=self.num_frames,
-            sampling_rate=self.sampling_rate,
-            target_fps=target_fps,
-            rng=rng,
-        )
-
-    def views(self, num_video_frames: int, fps: float, num_views: int) -> np.ndarray:
-        """Indices of test views, int64 (num_views, num_frames)."""
-        if self.segments:
-            return np.stack([sampling.segment_indices(num_video_frames, self.num_frames)] * num_views)
-        return sampling.uniform_view_indices(
-            num_video_frames,
-            fps,
-            num_frames=self.num_frames,
-            sampling_rate=self.sampling_rate,
-            num_views=num_views,
-            target_fps=self.target_fps,
-            use_offset=self.use_offset,
-        )
 
 
 @dataclass
@@ -80,12 +33,14 @@ class Sample:
         label: class, or the row of a multi-label target.
         index: which video of the list.
         failures: (path, reason) of videos that could not be read.
+        decoder: what decoded it.
     """
 
     clips: Tensor | None
     label: int
     index: int
     failures: list[tuple[str, str]] = field(default_factory=list)
+    decoder: str = ""
 
 
 class TrainVideos(Dataset):
@@ -98,6 +53,7 @@ class TrainVideos(Dataset):
         backend: decoder, see `mvidx.data.decode.open_video`.
         seed: of every draw.
         num_augmentations: clips from one decode (repeated augmentation).
+        timeout_seconds: a video that takes longer counts as unreadable; 0 for no limit.
     """
 
     def __init__(
@@ -109,6 +65,7 @@ class TrainVideos(Dataset):
         backend: str = "decord",
         seed: int = 0,
         num_augmentations: int = 1,
+        timeout_seconds: float = 0,
     ):
         self.videos = videos
         self.clip = clip
@@ -116,6 +73,7 @@ class TrainVideos(Dataset):
         self.backend = backend
         self.seed = seed
         self.num_augmentations = num_augmentations
+        self.timeout_seconds = timeout_seconds
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -125,11 +83,18 @@ class TrainVideos(Dataset):
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
         failures: list[tuple[str, str]] = []
+        each_frame = getattr(self.transform, "each_frame", None)
         while True:
             try:
-                with self.videos.open(index, self.backend) as video:
-                    indices = self.clip.random(video.num_frames, video.fps, rng)
-                    frames = video.get_frames(indices)
+                frames, decoder, rng = decode_with_timeout(
+                    read_random_clip,
+                    self.videos.opener(index, self.backend),
+                    self.clip,
+                    rng,
+                    each_frame,
+                    timeout_seconds=self.timeout_seconds,
+                    path=self.videos.path(index),
+                )
                 break
             except VideoError as error:
                 failures.append((self.videos.path(index), error.reason))
@@ -139,7 +104,7 @@ class TrainVideos(Dataset):
                     ) from None
                 index = int(rng.integers(len(self.videos)))
         clips = torch.stack([self.transform(frames, rng) for _ in range(self.num_augmentations)])
-        return Sample(clips, int(self.videos.labels[index]), index, failures)
+        return Sample(clips, int(self.videos.labels[index]), index, failures, decoder)
 
 
 class TestVideos(Dataset):
@@ -155,6 +120,7 @@ class TestVideos(Dataset):
         backend: decoder.
         shuffle_seed: shuffle the frames of every view in time with this seed: what a model that ignores
             time would not notice. None leaves them in order.
+        timeout_seconds: a video that takes longer counts as unreadable; 0 for no limit.
     """
 
     __test__ = False  # not a pytest class
@@ -171,6 +137,7 @@ class TestVideos(Dataset):
         antialias: bool = False,
         backend: str = "decord",
         shuffle_seed: int | None = None,
+        timeout_seconds: float = 0,
     ):
         self.videos = videos
         self.clip = clip
@@ -181,6 +148,7 @@ class TestVideos(Dataset):
         self.antialias = antialias
         self.backend = backend
         self.shuffle_seed = shuffle_seed
+        self.timeout_seconds = timeout_seconds
 
     def __len__(self) -> int:
         return len(self.videos)
@@ -188,28 +156,33 @@ class TestVideos(Dataset):
     def __getitem__(self, index: int) -> Sample:
         """The sample of video `index`; its views are ordered by time, then by crop."""
         label, path = int(self.videos.labels[index]), self.videos.path(index)
+        read = partial(
+            read_views,
+            num_views=self.num_views,
+            short_side=self.short_side,
+            antialias=self.antialias,
+            shuffle=None if self.shuffle_seed is None else np.random.default_rng((self.shuffle_seed, index)),
+        )
         try:
-            with self.videos.open(index, self.backend) as video:
-                indices = self.clip.views(video.num_frames, video.fps, self.num_views)
-                if self.shuffle_seed is not None:
-                    rng = np.random.default_rng((self.shuffle_seed, index))
-                    indices = rng.permuted(indices, axis=1)
-                needed, place = np.unique(indices, return_inverse=True)
-                frames = video.get_frames(needed)
+            frames, rows, decoder = decode_with_timeout(
+                read,
+                self.videos.opener(index, self.backend),
+                self.clip,
+                timeout_seconds=self.timeout_seconds,
+                path=path,
+            )
         except VideoError as error:
             return Sample(None, label, index, [(path, error.reason)])
-        place = place.reshape(indices.shape)
-        views = [
-            test_crops(
-                frames[rows],
-                short_side=self.short_side,
-                crop=self.crop,
-                spatial_idx=self.spatial_idx,
-                antialias=self.antialias,
-            )
-            for rows in place
-        ]
-        return Sample(torch.cat(views), label, index)
+        crops = test_crops(
+            frames,
+            short_side=self.short_side,
+            crop=self.crop,
+            spatial_idx=self.spatial_idx,
+            antialias=self.antialias,
+        )
+        # By time, then by crop: (crops, 3, N, crop, crop) -> (views x crops, 3, T, crop, crop).
+        views = [crop[:, view] for view in torch.from_numpy(rows) for crop in crops]
+        return Sample(torch.stack(views), label, index, decoder=decoder)
 
 
 class TestImages(Dataset):
@@ -242,4 +215,4 @@ class TestImages(Dataset):
         except VideoError as error:
             return Sample(None, label, index, [(error.path, error.reason)])
         view = test_image(frames, crop=self.crop, crop_ratio=self.crop_ratio, interpolation=self.interpolation)
-        return Sample(view, label, index)
+        return Sample(view, label, index, decoder=image.decoder)

@@ -21,6 +21,7 @@ from mvidx.data.index import NO_FRAME, VideoIndex, build_index, index_demuxer
 __all__ = ["BACKENDS", "VideoError", "VideoIndex", "VideoReader", "build_index", "open_video"]
 
 _AV_LOG_ERROR = 16
+_FRAMES_A_PART = 8  # decoded at once where each goes through a transform
 # What FFmpeg logs as mere information: parts of a picture made up, pictures scaled to the size of the first.
 _QUIET_COMPLAINTS = (b"concealing", b"Changing video frame properties")
 # Of an order to forget a picture from before the start, in H.264.
@@ -79,8 +80,11 @@ class VideoReader:
         """What really decodes: "decord", "pyav" or "torchcodec". A call of `get_frames` may change it to "pyav"."""
         return self._decoder.name
 
-    def get_frames(self, indices) -> np.ndarray:
+    def get_frames(self, indices, *, transform=None) -> np.ndarray:
         """uint8 (N, height, width, 3), RGB: frames by number, `indices` N integers in any order, with repeats.
+
+        `transform` is called with each frame, uint8 (height, width, 3), as soon as it is decoded, and the results are
+        joined instead: scaled down there, many frames of a large video fit into memory.
 
         Raises VideoError if one of them can't be decoded, IndexError for one that is not in [0, num_frames).
         """
@@ -93,20 +97,20 @@ class VideoReader:
                 raise IndexError(f"frame {rank} of {self.path}, which has {self.num_frames} frames")
             if rank >= len(self.index.frame_packets):
                 raise VideoError(self.path, f"frame {rank} is lost: {self.index.damage}")
-        frames = self._read(ranks)
+        frames = self._read(ranks, transform)
         return frames if np.array_equal(rows, np.arange(len(frames))) else frames[rows]
 
-    def _read(self, ranks):
+    def _read(self, ranks, transform):
         if not len(ranks):
             return np.empty((0, self.height, self.width, 3), np.uint8)
         try:
             try:
-                return self._decoder.read(ranks)
+                return self._decoder.read(ranks, transform)
             except DecodeError:
                 if self.decoder == _PyavFrames.name:
                     raise
             self._switch_to(_PyavFrames)
-            return self._decoder.read(ranks)
+            return self._decoder.read(ranks, transform)
         except DecodeError as error:
             raise VideoError(self.path, f"frames {ranks[0]} to {ranks[-1]}: {error}") from error
 
@@ -122,6 +126,32 @@ class VideoReader:
                 pass
         self._demuxer = self._demuxer or Demuxer(self.path)
         self._decoder = _PyavFrames(self._demuxer, self.index)
+
+
+class _Rows:
+    """Frames that come one by one in any order, each through `transform` if there is one, joined in `array`."""
+
+    def __init__(self, count, transform):
+        self._count, self._transform = count, transform
+        self.array = None
+
+    def __setitem__(self, row, frame):
+        if self._transform is not None:
+            frame = self._transform(np.ascontiguousarray(frame))
+        if self.array is None:
+            self.array = np.empty((self._count, *frame.shape), frame.dtype)
+        self.array[row] = frame
+
+
+def _read_in_parts(read, ranks, transform):
+    """`read(ranks)`, or its frames through `transform`, read in small parts."""
+    if transform is None:
+        return read(ranks)
+    rows = _Rows(len(ranks), transform)
+    for start in range(0, len(ranks), _FRAMES_A_PART):
+        for row, frame in enumerate(read(ranks[start : start + _FRAMES_A_PART]), start):
+            rows[row] = frame
+    return rows.array
 
 
 class _PyavFrames:
@@ -142,12 +172,12 @@ class _PyavFrames:
     def close(self):
         pass  # the demuxer is the reader's
 
-    def read(self, ranks):
-        """uint8 (N, H, W, 3) for ascending `ranks`; DecodeError."""
+    def read(self, ranks, transform=None):
+        """uint8 (N, H, W, 3) for ascending `ranks`, each frame through `transform`; DecodeError."""
         index = self._index
         numbers = index.frame_packets[ranks].tolist()
         rows = {number: row for row, number in enumerate(numbers)}
-        frames = np.empty((len(numbers), *index.displayed_size, 3), np.uint8)
+        frames = _Rows(len(numbers), transform)
         for start, wanted in _runs(index.frame_starts[ranks].tolist(), numbers):
             for earlier in self._starts_to_try(start):
                 try:
@@ -156,7 +186,7 @@ class _PyavFrames:
                 except DecodeError:
                     if not earlier or index.clean_starts:
                         raise
-        return frames
+        return frames.array
 
     def _starts_to_try(self, start):
         """`start` and keyframes 1, 2, 4, ... before it, then packet 0.
@@ -292,7 +322,11 @@ class _DecordFrames:
     def close(self):
         self._reader = None
 
-    def read(self, ranks):
+    def read(self, ranks, transform=None):
+        """uint8 (N, H, W, 3) for ascending `ranks`, each frame through `transform`; DecodeError."""
+        return _read_in_parts(self._read_part, ranks, transform)
+
+    def _read_part(self, ranks):
         batch = self._guarded.call(self._reader.get_batch, ranks)
         frames = batch.asnumpy() if hasattr(batch, "asnumpy") else np.array(batch)
         return _of_shape(frames, (len(ranks), *self._shape))
@@ -335,7 +369,11 @@ class _TorchcodecFrames:
     def close(self):
         self._decoder = None
 
-    def read(self, ranks):
+    def read(self, ranks, transform=None):
+        """uint8 (N, H, W, 3) for ascending `ranks`, each frame through `transform`; DecodeError."""
+        return _read_in_parts(self._read_part, ranks, transform)
+
+    def _read_part(self, ranks):
         batch = self._guarded.call(self._decoder.get_frames_at, ranks.tolist())
         return _of_shape(np.array(batch.data), (len(ranks), *self._shape))
 

@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -62,16 +63,22 @@ class Frames:
 
     paths: Sequence[str]
     fps: float = 30.0
+    decoder: str = "opencv"
 
     @property
     def num_frames(self) -> int:
         return len(self.paths)
 
-    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
-        """uint8 (N, H, W, 3); each file is read once, several at a time."""
+    def get_frames(self, indices: Sequence[int], *, transform: Callable | None = None) -> np.ndarray:
+        """uint8 (N, H, W, 3); each file is read once, several at a time, and goes through `transform`."""
         needed, place = np.unique(np.asarray(indices), return_inverse=True)
+
+        def read(index: int) -> np.ndarray:
+            frame = read_frame(self.paths[index])
+            return frame if transform is None else transform(frame)
+
         with ThreadPoolExecutor(READING_THREADS) as pool:
-            frames = list(pool.map(read_frame, [self.paths[index] for index in needed]))
+            frames = list(pool.map(read, needed))
         sizes = {frame.shape for frame in frames}
         if len(sizes) > 1:
             raise VideoError(self.paths[0], f"its frames have several sizes: {sorted(sizes)}")
@@ -84,9 +91,8 @@ class ImageList(VideoList):
     def problem(self, index: int) -> str | None:
         return missing_or_empty(self.path(index))
 
-    @contextmanager
-    def open(self, index: int, backend: str = "") -> Iterator["StillImage"]:
-        yield StillImage(read_image(self.path(index)))
+    def opener(self, index: int, backend: str = "") -> Callable:
+        return partial(open_image, self.path(index))
 
 
 @dataclass
@@ -96,10 +102,17 @@ class StillImage:
     pixels: np.ndarray
     fps: float = 1.0
     num_frames: int = 1
+    decoder: str = "pillow"
 
-    def get_frames(self, indices: Sequence[int]) -> np.ndarray:
-        """uint8 (N, H, W, 3): the image, N times."""
-        return np.repeat(self.pixels[None], len(indices), axis=0)
+    def get_frames(self, indices: Sequence[int], *, transform: Callable | None = None) -> np.ndarray:
+        """uint8 (N, H, W, 3): the image, through `transform` if there is one, N times."""
+        pixels = self.pixels if transform is None else transform(self.pixels)
+        return np.repeat(pixels[None], len(indices), axis=0)
+
+
+def open_image(path: str):
+    """A context manager that gives the image at `path` as a `StillImage`. Raises VideoError for what is no image."""
+    return nullcontext(StillImage(read_image(path)))
 
 
 class FrameLists(VideoList):
@@ -132,9 +145,8 @@ class FrameLists(VideoList):
     def problem(self, index: int) -> str | None:
         return missing_or_empty(self.frame_paths(index)[0])
 
-    @contextmanager
-    def open(self, index: int, backend: str = "") -> Iterator[Frames]:
-        yield Frames(self.frame_paths(index))
+    def opener(self, index: int, backend: str = "") -> Callable:
+        return partial(nullcontext, Frames(self.frame_paths(index)))
 
 
 def _pattern(paths: Sequence[str]) -> tuple[str, int, int]:

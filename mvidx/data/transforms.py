@@ -8,6 +8,7 @@ the middle of a crop rounded up.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -39,6 +40,14 @@ def resize(clip: Tensor, size: tuple[int, int], *, antialias: bool = False) -> T
     if tuple(clip.shape[-2:]) == tuple(size):
         return clip
     return F2.resize(clip, list(size), interpolation=InterpolationMode.BILINEAR, antialias=antialias)
+
+
+def resized_frame(frame: np.ndarray, *, short_side: int, antialias: bool = False) -> np.ndarray:
+    """uint8 (H, W, 3) with its short side scaled to `short_side` pixels, as `resize` does; itself when it has it."""
+    size = scaled_size(*frame.shape[:2], short_side)
+    if size == frame.shape[:2]:
+        return frame
+    return resize(as_clip(frame[None]), size, antialias=antialias)[0].permute(1, 2, 0).numpy()
 
 
 def crop_offset(height: int, width: int, crop: int, spatial_idx: int) -> tuple[int, int]:
@@ -139,13 +148,20 @@ def random_resized_region(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def shrunk(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """uint8 (T, H, W, 3) with a short side of at most `short_side` pixels, averaged over areas."""
-    height, width = frames.shape[1:3]
+def shrunk_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """uint8 (H, W, 3) with a short side of at most `short_side` pixels, averaged over areas."""
+    height, width = frame.shape[:2]
     if min(height, width) <= short_side:
-        return frames
+        return frame
     height, width = scaled_size(height, width, short_side)
-    return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames])
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def shrunk(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """`shrunk_frame` of uint8 (T, H, W, 3)."""
+    if min(frames.shape[1:3]) <= short_side:
+        return frames
+    return np.stack([shrunk_frame(frame, short_side) for frame in frames])
 
 
 @dataclass(frozen=True)
@@ -172,6 +188,11 @@ class TrainTransform:
     flip: bool = True
     antialias: bool = False
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None
+
+    @property
+    def each_frame(self) -> Callable[[np.ndarray], np.ndarray] | None:
+        """What may be done to each frame as it is decoded, since the first step here would do it; None for nothing."""
+        return None if self.augment is None else partial(shrunk_frame, short_side=self.short_sides[0])
 
     def __call__(self, frames: np.ndarray, rng: np.random.Generator) -> Tensor:
         """uint8 (T, H, W, 3) -> uint8 (3, T, crop, crop), memory of its own."""

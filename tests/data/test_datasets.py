@@ -11,10 +11,11 @@ from torchvision import transforms as reference
 
 from mvidx.data import transforms
 from mvidx.data.annotations import DataError, read_class_names
-from mvidx.data.datasets import ClipSampling, TestImages, TestVideos, TrainVideos
+from mvidx.data.datasets import TestImages, TestVideos, TrainVideos
 from mvidx.data.errors import VideoError
 from mvidx.data.folders import read_class_folders
 from mvidx.data.images import FrameLists, Frames, ImageList, read_frame
+from mvidx.data.read import ClipSampling
 from mvidx.data.ssv2 import label_names, read_ssv2
 
 LABELS = {"Pushing something": "1", "Lifting something up": "0", "Turning something": "2"}
