@@ -6,7 +6,7 @@ where a run was resumed.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -18,9 +18,57 @@ from mvidx.data.annotations import VideoList
 from mvidx.data.errors import VideoError
 from mvidx.data.guard import decode_with_timeout
 from mvidx.data.read import ClipSampling, read_random_clip, read_views
-from mvidx.data.transforms import TrainImageTransform, TrainTransform, test_crops, test_image
+from mvidx.data.transforms import TrainImageTransform, TrainTransform, crop_offset, test_image
 
 MAX_REPLACEMENTS = 10
+
+
+@dataclass
+class Views:
+    """The views of a test video as a sequence of clips, which are cut out when they are asked for.
+
+    Views share most of their pixels: 30 of them weigh as much as the frames that they are made of.
+
+    Attributes:
+        frames: uint8 (N, 3, h, w), each once.
+        rows: int64 (temporal views, T), which frames a temporal view has.
+        offsets: (top, left) of the crops of each temporal view.
+        crop: their side in pixels.
+    """
+
+    frames: Tensor
+    rows: Tensor
+    offsets: Sequence[tuple[int, int]]
+    crop: int
+
+    @classmethod
+    def of(cls, frames: Tensor, rows: Tensor, offsets: Sequence[tuple[int, int]], crop: int) -> "Views":
+        """From frames uint8 (N, H, W, 3); what no crop covers is left out."""
+        top, left = (min(offset[axis] for offset in offsets) for axis in (0, 1))
+        bottom, right = (max(offset[axis] for offset in offsets) + crop for axis in (0, 1))
+        covered = frames[:, top:bottom, left:right].permute(0, 3, 1, 2).contiguous()
+        return cls(covered, rows, [(y - top, x - left) for y, x in offsets], crop)
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.offsets)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """View `index`, uint8 (3, T, crop, crop), memory of its own; views are ordered by time, then by crop."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"view {index} of {len(self)}")
+        time, crop = divmod(index, len(self.offsets))
+        top, left = self.offsets[crop]
+        region = self.frames[:, :, top : top + self.crop, left : left + self.crop]
+        return region[self.rows[time]].transpose(0, 1).contiguous()
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Views":
+        """The views on a device."""
+        frames, rows = (t.to(device, non_blocking=non_blocking) for t in (self.frames, self.rows))
+        return replace(self, frames=frames, rows=rows)
+
+    def pin_memory(self) -> "Views":
+        """The views in page-locked memory."""
+        return replace(self, frames=self.frames.pin_memory(), rows=self.rows.pin_memory())
 
 
 @dataclass
@@ -28,15 +76,15 @@ class Sample:
     """One item of a loader.
 
     Attributes:
-        clips: uint8 (N, 3, [T,] H, W): the augmented clips of a training video or the views of a test video;
-            None when a test video could not be read.
+        clips: uint8 (N, 3, [T,] H, W): the augmented clips of a training video or a test image, or the `Views` of a
+            test video; None when it could not be read.
         label: class, or the row of a multi-label target.
         index: which video of the list.
         failures: (path, reason) of videos that could not be read.
         decoder: what decoded it.
     """
 
-    clips: Tensor | None
+    clips: Tensor | Views | None
     label: int
     index: int
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -173,16 +221,10 @@ class TestVideos(Dataset):
             )
         except VideoError as error:
             return Sample(None, label, index, [(path, error.reason)])
-        crops = test_crops(
-            frames,
-            short_side=self.short_side,
-            crop=self.crop,
-            spatial_idx=self.spatial_idx,
-            antialias=self.antialias,
-        )
-        # By time, then by crop: (crops, 3, N, crop, crop) -> (views x crops, 3, T, crop, crop).
-        views = [crop[:, view] for view in torch.from_numpy(rows) for crop in crops]
-        return Sample(torch.stack(views), label, index, decoder=decoder)
+        height, width = frames.shape[1:3]
+        offsets = [crop_offset(height, width, self.crop, index) for index in self.spatial_idx]
+        views = Views.of(torch.from_numpy(frames), torch.from_numpy(rows), offsets, self.crop)
+        return Sample(views, label, index, decoder=decoder)
 
 
 class TestImages(Dataset):

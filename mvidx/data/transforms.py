@@ -94,11 +94,11 @@ def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float], *, axi
     """
     if axis is None:
         axis = clips.ndim - 4 if clips.ndim >= 4 and clips.shape[-4] == 3 else clips.ndim - 3
-    shape = [1] * clips.ndim
-    shape[axis] = 3
-    scale = torch.tensor([1 / (255 * s) for s in std], device=clips.device).view(shape)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=clips.device).view(shape)
-    return torch.addcmul(shift, clips.float(), scale)
+    normalized = torch.empty(clips.shape, device=clips.device)
+    channels = zip(clips.unbind(axis), normalized.unbind(axis), mean, std, strict=True)
+    for pixels, values, m, s in channels:  # one at a time, where caches are small
+        values.copy_(pixels).mul_(1 / (255 * s)).sub_(m / s)
+    return normalized
 
 
 def test_view(

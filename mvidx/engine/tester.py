@@ -97,14 +97,14 @@ def evaluate(
         failures.update({sample.index: sample.failures[0] for sample in samples if sample.clips is None})
         if not readable:
             continue
-        views = [clip for sample in readable for clip in sample.clips]
+        clips = [sample.clips.pin_memory() if device.type == "cuda" else sample.clips for sample in readable]
+        clips = [each.to(device, non_blocking=True) for each in clips]
+        views = [(each, number) for each in clips for number in range(len(each))]
         chunks = []
         for start in range(0, len(views), views_per_batch):
-            chunk = torch.stack(views[start : start + views_per_batch])
-            if device.type == "cuda":
-                chunk = chunk.pin_memory()
+            chunk = torch.stack([each[number] for each, number in views[start : start + views_per_batch]])
             with autocast(device, precision):
-                logits = model(prepare(chunk.to(device, non_blocking=True)))
+                logits = model(prepare(chunk))
             chunks.append(logits.float())
         per_video = torch.cat(chunks).split([len(sample.clips) for sample in readable])
         for sample, logits in zip(readable, per_video, strict=True):
