@@ -26,6 +26,7 @@ from mvidx.config import data as config_data
 from mvidx.data.annotations import VideoList
 from mvidx.data.augment import GREY, RandAugment
 from mvidx.data.datasets import TestVideos, TrainVideos
+from mvidx.data.decode import BACKENDS
 from mvidx.data.loader import EpochBatches, collate, start_worker, train_loader
 from mvidx.data.read import ClipSampling, read_random_clip, read_views
 from mvidx.data.transforms import crop_offset, random_resized_region, scaled_size
@@ -33,6 +34,7 @@ from mvidx.errors import UserError
 
 SECONDS, FPS, WIDTH, HEIGHT = 10, 30, 340, 256
 EXAMPLE = "example: python tools/benchmark.py loader --cfg configs/K400/MVITv2_S.yaml --json loader.json"
+DEFAULT_BACKENDS = ("decord", "pyav")
 TRAININGS = ("train with RandAugment", "train without")
 TESTS = {"test 5 x 1 views": (5, 1), "test 10 x 3 views": (10, 3)}
 
@@ -440,8 +442,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="of each side")
     parser.add_argument("--batch-size", type=int, default=8, help="training clips")
     parser.add_argument("--rounds", type=int, default=5, help="passes of each side")
-    parser.add_argument("--backends", nargs="+", default=["decord", "pyav"], choices=("decord", "pyav", "torchcodec"))
-    parser.add_argument("--rows", nargs="+", choices=("train", "test"), default=["train", "test"])
+    parser.add_argument("--backend", action="append", choices=tuple(BACKENDS), help="may be repeated; decord and pyav")
+    parser.add_argument("--only", choices=("train", "test"), help="half of the table")
     parser.add_argument("--memory", type=int, metavar="CLIPS", help="instead: memory over so many training clips")
     parser.add_argument("--plot", metavar="FILE", help="with --memory: the curve as a picture")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
@@ -470,7 +472,7 @@ def measure_memory(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
         videos,
         clip=config_data.clip_sampling(cfg, "train"),
         transform=config_data.train_transform(cfg),
-        backend=parsed.backends[0],
+        backend=(parsed.backend or DEFAULT_BACKENDS)[0],
         clips=parsed.memory,
         options=parsed,
     ):
@@ -489,14 +491,14 @@ def measure_memory(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
 def measure_speed(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
     rows = []
     few = VideoList([videos.path(i) for i in range(4)], [0] * 4)
-    for backend in parsed.backends:
-        if "train" in parsed.rows:
+    for backend in parsed.backend or DEFAULT_BACKENDS:
+        if parsed.only != "test":
             whole = len(videos) // parsed.batch_size * parsed.batch_size
             for name in TRAININGS:
                 sides = train_sides(cfg, videos, backend, augment=name == TRAININGS[0], options=parsed)
                 rows.append({"backend": backend, **compare(name, sides, whole, rounds=parsed.rounds)})
                 print_row(rows[-1])
-        for name, views in TESTS.items() if "test" in parsed.rows else ():
+        for name, views in TESTS.items() if parsed.only != "train" else ():
             sides = test_sides(cfg, few, backend, views=views, options=parsed)
             rows.append({"backend": backend, **compare(name, sides, len(few) * math.prod(views), rounds=parsed.rounds)})
             print_row(rows[-1])

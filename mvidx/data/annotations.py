@@ -24,7 +24,7 @@ class VideoList:
         paths: one a video.
         labels: int, one a video.
         source: the file they came from, for messages.
-        rows: line number of each in `source`, from 1; counted by default.
+        rows: line number of each in `source`, from 1; None where it has none.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class VideoList:
         self._ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
         self.labels = np.fromiter(labels, np.int32)
         self.source = source
-        self._rows = None if rows is None else np.fromiter(rows, np.int32)
+        self.rows = None if rows is None else np.fromiter(rows, np.int32)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -61,7 +61,7 @@ class VideoList:
 
     def where(self, index: int) -> str:
         """'FILE, row N' of video `index`, for messages."""
-        return f"{self.source}, row {index + 1 if self._rows is None else self._rows[index]}"
+        return f"{self.source}, row {index + 1 if self.rows is None else self.rows[index]}"
 
 
 _SEPARATORS = (" ", ",", "\t")
