@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from mvidx.checkpoint.inflate import TIMES, inflate
 from mvidx.checkpoint.renames import recognise
 from mvidx.checkpoint.sources import load_checkpoint
 from mvidx.errors import UserError
+from mvidx.models.card import KEY, ModelCard, card_of
+from mvidx.models.published import published_card, published_class_names
 from mvidx.models.registry import create_model, model_entry
 
 
@@ -39,17 +42,17 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
-def write_checkpoint(path: str | Path, state: dict[str, Tensor]) -> None:
-    """Write a model's state: {"model": state}, or the bare state for a name that ends in .safetensors."""
+def write_checkpoint(path: str | Path, state: dict[str, Tensor], card: ModelCard) -> None:
+    """Write a model's state and its card: {"model", "card"}, or for a name in .safetensors the card as metadata."""
     if not Path(path).absolute().parent.is_dir():
         raise UserError(f"cannot write {path}: there is no such folder")
     state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if str(path).endswith(".safetensors"):
         from safetensors.torch import save_file
 
-        write = lambda name: save_file(state, name, metadata={"format": "pt"})  # noqa: E731
+        write = lambda name: save_file(state, name, metadata={"format": "pt", KEY: card.to_json()})  # noqa: E731
     else:
-        write = lambda name: torch.save({"model": state}, name)  # noqa: E731
+        write = lambda name: torch.save({"model": state, "card": card.to_dict()}, name)  # noqa: E731
     try:
         write_atomically(path, write)
     except (OSError, RuntimeError) as error:  # torch.save raises the latter
@@ -66,17 +69,34 @@ def _build(name: str, state: dict[str, Tensor], overrides: dict[str, Any]) -> nn
         raise UserError(str(error)) from None
 
 
+def _card(model: nn.Module, name: str, content: dict, path: str, source: str) -> ModelCard:
+    """What the output says of itself: the input's own card where it is of this model, else what was published."""
+    from mvidx.inference.load import card_in
+
+    built = card_of(model)
+    try:
+        theirs = card_in(content, path)
+    except UserError:
+        theirs = None
+    if theirs is not None and theirs.name == name:
+        return dataclasses.replace(theirs, arguments=built.arguments)
+    names = published_class_names(model.num_classes, model_entry(name).video)
+    return dataclasses.replace(published_card(name, built.arguments, source=source), class_names=names)
+
+
 def convert_file(model_name: str, source: str, target: str, overrides: dict[str, Any]) -> None:
     """Write any known checkpoint of a model as one of ours."""
-    model = _build(model_name, recognise(find_state(read_file(source), source))[1], overrides)
-    load_checkpoint(model, source)
-    write_checkpoint(target, model.state_dict())
+    content = read_file(source)
+    model = _build(model_name, recognise(find_state(content, source))[1], overrides)
+    report = load_checkpoint(model, source)
+    write_checkpoint(target, model.state_dict(), _card(model, model_name, content, source, report.source))
     print(f"wrote {target}")
 
 
 def inflate_file(model_name: str, source: str, target: str, overrides: dict[str, Any], time: str) -> None:
     """Write any known checkpoint of an image model as one of ours for a video model."""
-    name, state = recognise(find_state(read_file(source), source))
+    content = read_file(source)
+    name, state = recognise(find_state(content, source))
     model = _build(model_name, state, overrides)
     if not model_entry(model_name).video:
         raise UserError(f"{model_name!r} is an image model, expected a video model (its name ends in '_video')")
@@ -84,7 +104,7 @@ def inflate_file(model_name: str, source: str, target: str, overrides: dict[str,
         inflated = inflate(state, model, time=time)
     except UserError as error:
         raise UserError(f"checkpoint {source}: {error}") from None
-    write_checkpoint(target, inflated)
+    write_checkpoint(target, inflated, _card(model, model_name, content, source, name))
     print(f"inflated {name} checkpoint {source} for {model_name}: {len(inflated)} tensors\nwrote {target}")
 
 

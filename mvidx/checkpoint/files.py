@@ -86,15 +86,17 @@ def local_path(path: str | os.PathLike) -> str:
 def read_file(path: str | os.PathLike) -> dict:
     """Read a checkpoint: .safetensors, .pdparams (pickle of NumPy arrays), or what torch.save wrote.
 
-    Tensors come to the CPU. Raises CheckpointError for a missing, damaged or foreign file, and for one that
+    Tensors come to the CPU. Of .safetensors with metadata it gives {"model": tensors, "metadata": {name: text}}. Raises CheckpointError for a missing, damaged or foreign file, and for one that
     would run code.
     """
     local = local_path(path)
     try:
         if str(path).endswith(".safetensors"):
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            return dict(load_file(local))
+            with safe_open(local, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return {"model": tensors, "metadata": file.metadata()} if file.metadata() else tensors
         content = _load_arrays(local) if str(path).endswith((".pdparams", ".pkl")) else _load_torch(local)
     except pickle.UnpicklingError as error:
         if refused := _REFUSED.search(str(error)):

@@ -142,11 +142,23 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
         CheckpointError: a ValueError that names the file and what is wrong: missing or damaged file, code
             inside, a tensor that nothing explains, a shape that does not fit, or missing tensors.
     """
-    content = find_state(read_file(path), path)
+    report = load_content(model, read_file(path), path, strict=strict)
+    print(report)
+    return report
+
+
+def under_our_names(model: nn.Module, state: State) -> tuple[str, State]:
+    """Name of the source of a state for this model, and the state under our names."""
+    original = model.from_original(state) if hasattr(model, "from_original") else None
+    return original or recognise(state)
+
+
+def load_content(model: nn.Module, content: dict, path: str | os.PathLike, *, strict: bool = True) -> LoadReport:
+    """`load_checkpoint` of what `read_file` gave for `path`; prints nothing."""
+    content = find_state(content, path)
     source = "unrecognised"
     try:
-        original = model.from_original(content) if hasattr(model, "from_original") else None
-        source, state = original or recognise(content)
+        source, state = under_our_names(model, content)
         if hasattr(model, "prepare_for"):
             model.prepare_for(state)
         report = LoadReport(source)
@@ -165,7 +177,6 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
         )
     with torch.no_grad():
         model.load_state_dict(fitted, strict=False)
-    print(report)
     return report
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mvidx.config.load import ConfigError
 from mvidx.engine.losses import LOSSES
+from mvidx.models.card import plain_arguments
 from mvidx.models.mvit import MViT
 from mvidx.models.registry import create_model, list_models, model_entry
 from mvidx.optim.groups import parameter_groups
@@ -46,15 +47,8 @@ def named_arguments(cfg: CfgNode) -> dict:
         "img_size": cfg.DATA.TRAIN_CROP_SIZE,
         "head_drop_rate": cfg.MODEL.DROPOUT_RATE,
         **({"frames": cfg.DATA.NUM_FRAMES} if entry.video else {}),
-        **{key: _unfrozen(value) for key, value in cfg.MODEL.ARGUMENTS.items()},
+        **plain_arguments(cfg.MODEL.ARGUMENTS),
     }
-
-
-def _unfrozen(value):
-    """Config values as the plain dicts and tuples that constructors take."""
-    if isinstance(value, dict):
-        return {int(key) if str(key).isdigit() else key: _unfrozen(entry) for key, entry in value.items()}
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _per_block(rows: Sequence, ndim: int, key: str) -> dict[int, tuple[int, ...]]:

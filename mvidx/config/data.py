@@ -219,10 +219,9 @@ def build_test_loader(
     """Loader of the videos of a split with all their views, or of images with their centre crop."""
     data = cfg.DATA
     if isinstance(videos, ImageList):
-        interpolation = "bilinear" if cfg.AUG.INTERPOLATION == "bilinear" else "bicubic"
         num_views = num_crops = 1
         dataset = TestImages(
-            videos, crop=data.TEST_CROP_SIZE, crop_ratio=data.IN_VAL_CROP_RATIO, interpolation=interpolation
+            videos, crop=data.TEST_CROP_SIZE, crop_ratio=data.IN_VAL_CROP_RATIO, interpolation=image_interpolation(cfg)
         )
     else:
         dataset = TestVideos(
@@ -244,6 +243,11 @@ def build_test_loader(
         rank=place.rank,
         world_size=place.world_size,
     )
+
+
+def image_interpolation(cfg: CfgNode) -> str:
+    """How test images are resized."""
+    return "bilinear" if cfg.AUG.INTERPOLATION == "bilinear" else "bicubic"
 
 
 def spatial_crops(num_crops: int) -> tuple[int, ...]:

@@ -34,9 +34,14 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         ConfigError: missing or damaged file, unknown key (the nearest known one is named), a value of a
             wrong type, an odd number of overrides, or a key of PySlowFast's that is set and not supported.
     """
+    return parse_config(_read_yaml(os.fspath(path)), os.fspath(path), overrides)
+
+
+def parse_config(content: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """The config of keys as YAML gives them: see `load_config`. `where` they stand, for errors."""
     cfg = get_cfg()
     ignored: list[str] = []
-    _merge(cfg, _read_yaml(os.fspath(path)), os.fspath(path), ignored=ignored)
+    _merge(cfg, content, where, ignored=ignored)
     _merge_overrides(cfg, list(overrides), ignored)
     if ignored:
         logger.info("keys of PySlowFast's that change nothing here: %s", ", ".join(dict.fromkeys(ignored)))

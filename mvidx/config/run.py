@@ -12,6 +12,7 @@ from mvidx.checkpoint.files import CheckpointError, write_atomically
 from mvidx.checkpoint.sources import load_checkpoint
 from mvidx.checkpoint.store import CheckpointStore
 from mvidx.config import build, data
+from mvidx.config.card import card_of_config
 from mvidx.config.load import ConfigError
 from mvidx.config.weights import start_from_checkpoint
 from mvidx.data.annotations import VideoList, check_files, find_bad_files
@@ -116,7 +117,7 @@ def train(cfg: CfgNode, model: nn.Module, place: Place, device: torch.device) ->
         store,
         epochs=cfg.TRAIN.CHECKPOINT_PERIOD,
         steps=cfg.TRAIN.CHECKPOINT_STEPS,
-        extra={"cfg": cfg.dump(), "version": __version__},
+        extra={"cfg": cfg.dump(), "version": __version__, "card": card_of_config(cfg).to_dict()},
     )
     wrapped = model
     if place.world_size > 1:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mvidx.models.card import ModelCard
+
 
 @contextlib.contextmanager
 def frozen_running_statistics(module: nn.Module):
@@ -43,6 +45,9 @@ class Backbone(nn.Module):
 
     feature_info: list[dict]
     """One dict a stage: `channels` (int) and `strides` (one entry an axis) of its grid."""
+
+    card: ModelCard | None = None
+    """What it was built as and for, see `card_of`; None for a model that its class was called for."""
 
     def __init__(
         self,

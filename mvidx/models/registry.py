@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from mvidx.models.published import published_card
+
 
 @dataclass(frozen=True)
 class ModelEntry:
@@ -100,7 +102,9 @@ def create_model(
     for key in {**overrides, **given}:
         if key not in entry.parameters:
             raise ValueError(f"model {name!r} has no argument {key!r}{nearest(key, entry.parameters)}")
-    model = entry.build(**{**entry.arguments, **overrides, **given})
+    arguments = {**entry.arguments, **overrides, **given}
+    model = entry.build(**arguments)
+    model.card = published_card(name, arguments)
     if checkpoint is not None:
         from mvidx.checkpoint.sources import load_checkpoint
 
