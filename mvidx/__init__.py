@@ -9,6 +9,8 @@ _HOMES = {
     "inflate": "mvidx.checkpoint.inflate",
     "list_models": "mvidx.models.registry",
     "load_checkpoint": "mvidx.checkpoint.sources",
+    "load_model": "mvidx.inference.load",
+    "predict": "mvidx.inference.predict",
 }
 __all__ = [*_HOMES, "__version__"]
 

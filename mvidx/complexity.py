@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from mvidx.convert import OneLineParser, parse_overrides
+from mvidx.cli.parser import OneLineParser, parse_overrides
 from mvidx.errors import UserError
 from mvidx.launch import guard
 from mvidx.models.flops import complexity

@@ -1,7 +1,6 @@
 """Commands that write checkpoints: `tools/convert_checkpoint.py` and `tools/inflate_checkpoint.py`."""
 
 import argparse
-import ast
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -15,31 +14,11 @@ from mvidx.checkpoint.files import find_state, read_file, write_atomically
 from mvidx.checkpoint.inflate import TIMES, inflate
 from mvidx.checkpoint.renames import recognise
 from mvidx.checkpoint.sources import load_checkpoint
+from mvidx.cli.parser import OneLineParser, parse_overrides
 from mvidx.errors import UserError
 from mvidx.models.card import KEY, ModelCard, card_of
 from mvidx.models.published import published_card, published_class_names
 from mvidx.models.registry import create_model, model_entry
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, as those of everything else."""
-
-    def error(self, message: str):
-        raise UserError(f"{message} (see --help)")
-
-
-def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """Arguments of a model written KEY=VALUE; a value is a Python literal, or else a string."""
-    overrides = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UserError(f"argument {pair!r}, expected KEY=VALUE")
-        try:
-            overrides[key] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            overrides[key] = text
-    return overrides
 
 
 def write_checkpoint(path: str | Path, state: dict[str, Tensor], card: ModelCard) -> None:
@@ -80,7 +59,9 @@ def _card(model: nn.Module, name: str, content: dict, path: str, source: str) ->
         theirs = None
     if theirs is not None and theirs.name == name:
         return dataclasses.replace(theirs, arguments=built.arguments)
-    names = published_class_names(model.num_classes, model_entry(name).video)
+    names = theirs.class_names if theirs is not None else ()
+    if len(names) != model.num_classes:
+        names = published_class_names(model.num_classes, model_entry(name).video)
     return dataclasses.replace(published_card(name, built.arguments, source=source), class_names=names)
 
 

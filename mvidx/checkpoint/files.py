@@ -86,8 +86,8 @@ def local_path(path: str | os.PathLike) -> str:
 def read_file(path: str | os.PathLike) -> dict:
     """Read a checkpoint: .safetensors, .pdparams (pickle of NumPy arrays), or what torch.save wrote.
 
-    Tensors come to the CPU. Of .safetensors with metadata it gives {"model": tensors, "metadata": {name: text}}. Raises CheckpointError for a missing, damaged or foreign file, and for one that
-    would run code.
+    Tensors come to the CPU. Of .safetensors with metadata it gives {"model": tensors, "metadata": {name: text}}.
+    Raises CheckpointError for a missing, damaged or foreign file, and for one that would run code.
     """
     local = local_path(path)
     try:

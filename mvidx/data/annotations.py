@@ -67,7 +67,7 @@ class VideoList:
 _SEPARATORS = (" ", ",", "\t")
 
 
-def _split_row(row: str, separator: str) -> tuple[str, str]:
+def split_row(row: str, separator: str) -> tuple[str, str]:
     """(path, label) of a row, split at its last separator, so that a path may hold spaces."""
     for candidate in (separator, *_SEPARATORS):
         path, found, label = row.rpartition(candidate)
@@ -101,7 +101,7 @@ def read_video_list(
             if not line.strip():
                 continue
             try:
-                path, label = _split_row(line.rstrip("\r\n"), separator)
+                path, label = split_row(line.rstrip("\r\n"), separator)
             except ValueError:
                 raise DataError(f"{file}, row {number}: {line.strip()!r} has no label, expected 'path label'") from None
             if not 0 <= int(label) < num_classes:

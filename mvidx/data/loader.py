@@ -103,7 +103,7 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def _start_worker(worker_id: int) -> None:
+def start_worker(worker_id: int) -> None:
     """One thread a worker: the workers are the parallelism."""
     import cv2
 
@@ -121,7 +121,7 @@ def train_loader(
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch if num_workers else None,
     )
@@ -137,7 +137,7 @@ def test_loader(
         sampler=RankShare(len(dataset), rank=rank, world_size=world_size),
         collate_fn=list,
         num_workers=num_workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         persistent_workers=num_workers > 0,
     )
 

@@ -79,6 +79,11 @@ def test_crops(
     """
     clip = as_clip(frames)
     clip = resize(clip, scaled_size(*clip.shape[-2:], short_side), antialias=antialias)
+    return take_crops(clip, crop=crop, spatial_idx=spatial_idx)
+
+
+def take_crops(clip: Tensor, *, crop: int, spatial_idx: Sequence[int]) -> Tensor:
+    """Crops of a resized clip, uint8 (T, 3, H, W) -> (len(spatial_idx), 3, T, crop, crop), memory of its own."""
     offsets = [crop_offset(*clip.shape[-2:], crop, index) for index in spatial_idx]
     return torch.stack([clip[..., y : y + crop, x : x + crop].transpose(0, 1) for y, x in offsets])
 

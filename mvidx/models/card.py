@@ -172,10 +172,8 @@ class ModelCard:
         from mvidx.models.registry import create_model
 
         try:
-            if self.name == SECTION_MODEL:
-                model = MViT(**self.arguments)
-            else:
-                model = create_model(self.name, **self.arguments)
+            in_full = self.name == SECTION_MODEL
+            model = MViT(**self.arguments) if in_full else create_model(self.name, **self.arguments)
         except (ValueError, TypeError) as error:
             raise CardError(f"its model {self.name!r} can't be built: {error}") from None
         model.card = self

@@ -126,7 +126,7 @@ def test_commands(suffix, tmp_path, capsys):
     assert convert_main(["--model", "mixformer_b0", "--input", str(published), "--output", str(ours)]) == 0
     assert inflate_main(["--model", "mixformer_b0_video", "--input", str(ours), "--output", str(inflated)]) == 0
     if suffix == ".pth":
-        assert list(torch.load(ours, weights_only=True)) == ["model"]
+        assert list(torch.load(ours, weights_only=True)) == ["model", "card"]
     video = mvidx.create_model("mixformer_b0_video", num_classes=3, checkpoint=str(inflated)).eval()
     x = torch.randn(1, 3, 32, 64)
     with torch.no_grad():
