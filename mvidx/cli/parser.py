@@ -78,7 +78,7 @@ def add_window_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("time")
     group.add_argument("--window-seconds", type=float, metavar="S", help="cut videos into windows of this length")
     group.add_argument(
-        "--stride-seconds", type=float, metavar="S", help="from one window to the next; no overlap if left out"
+        "--stride-seconds", type=float, metavar="S", help="from window to window; no overlap if left out"
     )
     group.add_argument("--views", type=int, metavar="N", help="clips of a video or window (the test's; 1 in a window)")
     group.add_argument("--crops", type=int, choices=(1, 3), help="crops of a clip (the test's)")

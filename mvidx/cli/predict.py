@@ -36,9 +36,7 @@ def make_parser(prog: str = "python tools/predict.py") -> argparse.ArgumentParse
     )
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder, or list of paths (.txt, .csv)")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes of each result (5)")
-    parser.add_argument(
-        "--json", metavar="FILE", help="write the results to FILE; - for the screen, instead of the table"
-    )
+    parser.add_argument("--json", metavar="FILE", help="write the results to FILE; - for the screen")
     parser.add_argument(
         "--render",
         action="append",
