@@ -205,8 +205,7 @@ def iter_predictions(
     model.eval()
     try:
         with bar:
-            for prediction in in_order(_join(inputs, _shown(results, bar), card, topk, observe)):
-                yield prediction
+            yield from in_order(_join(inputs, _shown(results, bar), card, topk, observe))
     finally:
         model.train(was_training)
 
