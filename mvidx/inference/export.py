@@ -88,6 +88,26 @@ def _words(shape: tuple[int, ...], batch: int | None) -> str:
     return "x".join(map(str, ("batch" if batch is None else batch, *shape)))
 
 
+def _settle_layouts(program: torch.export.ExportedProgram) -> None:
+    """Copy what attention gives, transposed, into a contiguous tensor, in place.
+
+    The attention that the ONNX exporter puts in lays its result out otherwise than the one that was traced: views that
+    were traced would not fit. ONNX has no layouts, so that nothing is copied in the end.
+    """
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten.scaled_dot_product_attention.default:
+            continue
+        for transposed in [user for user in node.users if user.target is torch.ops.aten.transpose.int]:
+            with graph.inserting_after(transposed):
+                copy = graph.call_function(
+                    torch.ops.aten.clone.default, (transposed,), {"memory_format": torch.contiguous_format}
+                )
+            copy.meta["val"] = transposed.meta["val"]
+            transposed.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
+    program.graph_module.recompile()
+
+
 def _to_onnx(program: torch.export.ExportedProgram, name: str, *, images: bool, batch: int | None, card: str):
     """The ONNX program of a traced model. Raises ExportError where its exporter can't do it."""
     try:
@@ -95,10 +115,7 @@ def _to_onnx(program: torch.export.ExportedProgram, name: str, *, images: bool, 
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"ONNX needs {error.name}: pip install 'mvidx[export]'") from None
-    # The exporter's own attention lays its result out otherwise than the traced one: a view would not fit.
-    for node in program.graph.nodes:
-        if node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
+    _settle_layouts(program)
     try:
         with _quiet():
             names = {"input_names": ["images" if images else "clips"], "output_names": ["logits"]}
