@@ -12,7 +12,19 @@ from mvidx.inference.load import load_model  # noqa: F401  (an entry point)
 from mvidx.models.registry import create_model as _create_model
 from mvidx.models.registry import list_models as _list_models
 
-dependencies = ["torch", "torchvision", "av", "decord", "fvcore", "iopath", "numpy", "cv2", "safetensors", "tqdm", "yaml"]
+dependencies = [
+    "torch",
+    "torchvision",
+    "av",
+    "decord",
+    "fvcore",
+    "iopath",
+    "numpy",
+    "cv2",
+    "safetensors",
+    "tqdm",
+    "yaml",
+]
 
 
 def _entry_point(name: str):

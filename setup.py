@@ -8,8 +8,10 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").read_text())[1]
 
+export = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+hub = ["huggingface_hub>=0.26"]
 benchmark = ["matplotlib>=3.8"]
-test = ["pytest>=8", "pytest-timeout>=2.3", "timm>=1.0.20", "scikit-learn>=1.4"]
+test = ["pytest>=8", "pytest-timeout>=2.3", "timm>=1.0.20", "scikit-learn>=1.4", *export, *hub]
 
 setup(
     name="mvidx",
@@ -37,8 +39,17 @@ setup(
         "rich>=13",
         "filelock>=3.13",
         "pyyaml>=6",
+        "pillow>=10.1",
+        "shtab>=1.7",
     ],
-    extras_require={"benchmark": benchmark, "test": test, "dev": [*test, *benchmark, "ruff>=0.12"]},
+    entry_points={"console_scripts": ["mvidx=mvidx.cli.main:main"]},
+    extras_require={
+        "benchmark": benchmark,
+        "export": export,
+        "hub": hub,
+        "test": test,
+        "dev": [*test, *benchmark, "ruff>=0.12"],
+    },
     classifiers=[
         "Programming Language :: Python :: 3",
         *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),

@@ -1,7 +1,7 @@
 """The command `tools/complexity.py`: what models cost, as a table."""
 
+import argparse
 import json
-import sys
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -42,9 +42,12 @@ def table(rows: Iterable[dict], *, markdown: bool) -> Iterable[str]:
         yield f"| {' | '.join(cells)} |" if markdown else "{:<28}{:>14}{:>14}{:>10}".format(*cells)
 
 
-def print_complexity(arguments: Sequence[str] | None) -> None:
-    """Print the table that the arguments ask for."""
-    parser = OneLineParser(description="Parameters and multiply-adds (FLOPs of the papers) of models.")
+def make_parser(prog: str = "python tools/complexity.py") -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog=prog,
+        description="Parameters and multiply-adds (FLOPs of the papers) of models.",
+        epilog="example:\n  %(prog)s --model 'mvitv2_?' poolformer_s12_video --markdown",
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", nargs="+", metavar="NAME", help="names of models, or patterns such as 'mvitv2_*'")
     what.add_argument("--all", action="store_true", help="every registered model")
@@ -53,6 +56,11 @@ def print_complexity(arguments: Sequence[str] | None) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE too")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="other arguments of the models")
+    return parser
+
+
+def print_complexity(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> None:
+    """Print the table that the arguments ask for."""
     parsed = parser.parse_args(arguments)
     patterns = ["*"] if parsed.all else parsed.model
     names = [name for pattern in patterns for name in list_models(pattern) or [pattern]]
@@ -77,6 +85,6 @@ def print_complexity(arguments: Sequence[str] | None) -> None:
             raise UserError(f"cannot write {parsed.json}: {error.strerror}") from None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, **parser: str) -> int:
     """`tools/complexity.py`. Returns the exit status: 2 and one line for a bad argument."""
-    return guard(print_complexity, sys.argv[1:] if arguments is None else arguments)
+    return guard(print_complexity, make_parser(**parser), arguments)

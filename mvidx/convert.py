@@ -2,8 +2,7 @@
 
 import argparse
 import dataclasses
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mvidx.checkpoint.renames import recognise
 from mvidx.checkpoint.sources import load_checkpoint
 from mvidx.cli.parser import OneLineParser, parse_overrides
 from mvidx.errors import UserError
+from mvidx.launch import guard
 from mvidx.models.card import KEY, ModelCard, card_of
 from mvidx.models.published import published_card, published_class_names
 from mvidx.models.registry import create_model, model_entry
@@ -89,8 +89,8 @@ def inflate_file(model_name: str, source: str, target: str, overrides: dict[str,
     print(f"inflated {name} checkpoint {source} for {model_name}: {len(inflated)} tensors\nwrote {target}")
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = OneLineParser(description=description)
+def _parser(description: str, prog: str, example: str) -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=prog, description=description, epilog=f"example:\n  %(prog)s {example}")
     parser.add_argument("--model", required=True, metavar="NAME", help="name of the model that the output is for")
     parser.add_argument("--input", required=True, metavar="FILE", help="checkpoint of any known source")
     parser.add_argument("--output", required=True, metavar="FILE", help="checkpoint to write; .safetensors for that")
@@ -100,32 +100,33 @@ def _parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(command: Callable[[], None]) -> int:
-    try:
-        command()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def make_convert_parser(prog: str = "python tools/convert_checkpoint.py") -> argparse.ArgumentParser:
+    example = "--model iformer_s --input iformer_small_384.pth --output ours.safetensors img_size=384"
+    return _parser("Rewrite a checkpoint of any known source in our format.", prog, example)
 
 
-def convert_main(arguments: Sequence[str] | None = None) -> int:
+def make_inflate_parser(prog: str = "python tools/inflate_checkpoint.py") -> argparse.ArgumentParser:
+    example = "--model poolformer_s12_video --input poolformer_s12.pth.tar --output video.pth"
+    parser = _parser("Make weights of a video model from those of an image model.", prog, example)
+    parser.add_argument("--time", choices=TIMES, default="center", help="where a kernel goes in time")
+    return parser
+
+
+def _convert(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> None:
+    parsed = parser.parse_args(arguments)
+    convert_file(parsed.model, parsed.input, parsed.output, parse_overrides(parsed.overrides))
+
+
+def _inflate(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> None:
+    parsed = parser.parse_args(arguments)
+    inflate_file(parsed.model, parsed.input, parsed.output, parse_overrides(parsed.overrides), parsed.time)
+
+
+def convert_main(arguments: Sequence[str] | None = None, **parser: str) -> int:
     """`tools/convert_checkpoint.py`. Returns the exit status: 2 and one line for a bad argument or file."""
-
-    def command() -> None:
-        parsed = _parser("Rewrite a checkpoint of any known source in our format.").parse_args(arguments)
-        convert_file(parsed.model, parsed.input, parsed.output, parse_overrides(parsed.overrides))
-
-    return _run(command)
+    return guard(_convert, make_convert_parser(**parser), arguments)
 
 
-def inflate_main(arguments: Sequence[str] | None = None) -> int:
+def inflate_main(arguments: Sequence[str] | None = None, **parser: str) -> int:
     """`tools/inflate_checkpoint.py`. Returns the exit status: 2 and one line for a bad argument or file."""
-
-    def command() -> None:
-        parser = _parser("Make weights of a video model from those of an image model.")
-        parser.add_argument("--time", choices=TIMES, default="center", help="where a kernel goes in time")
-        parsed = parser.parse_args(arguments)
-        inflate_file(parsed.model, parsed.input, parsed.output, parse_overrides(parsed.overrides), parsed.time)
-
-    return _run(command)
+    return guard(_inflate, make_inflate_parser(**parser), arguments)

@@ -22,13 +22,13 @@ from mvidx.errors import UserError
 
 # Where `run_local_processes` wants the mistakes of its processes, a file a rank: what all find is told once.
 ERRORS_VARIABLE = "MVIDX_LAUNCH_ERRORS"
-EXAMPLE = "example: python tools/run_net.py --cfg configs/Motion/MVITv2_tiny.yaml SOLVER.MAX_EPOCH 10"
+EXAMPLE = "example: %(prog)s --cfg configs/Motion/MVITv2_tiny.yaml SOLVER.MAX_EPOCH 10"
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Arguments of `tools/run_net.py`; what follows them are overrides, KEY VALUE ..."""
+def make_parser(prog: str = "python tools/run_net.py") -> argparse.ArgumentParser:
+    """The parser of `tools/run_net.py`; what follows its options are overrides, KEY VALUE ..."""
     parser = argparse.ArgumentParser(
-        description="Train and test a model as a config describes.", epilog=EXAMPLE, allow_abbrev=False
+        prog=prog, description="Train and test a model as a config describes.", epilog=EXAMPLE, allow_abbrev=False
     )
     parser.add_argument("--cfg", required=True, metavar="FILE", help="config, a YAML file")
     parser.add_argument("--launcher", choices=("none", "local", "submitit"), help="where to run")
@@ -42,8 +42,15 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     slurm.add_argument("--constraint")
     slurm.add_argument("--comment")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys to override")
+    return parser
+
+
+def parse_arguments(arguments: Sequence[str] | None, **parser: str) -> argparse.Namespace:
+    """Arguments of `tools/run_net.py`."""
     words = sys.argv[1:] if arguments is None else arguments
-    return parser.parse_args([word for word in words if word != "--opts"])  # PySlowFast's, before the overrides
+    return make_parser(**parser).parse_args(
+        [word for word in words if word != "--opts"]  # PySlowFast's, before the overrides
+    )
 
 
 def guard(command, *arguments) -> int:
@@ -209,9 +216,16 @@ def launch(parsed: argparse.Namespace) -> int | None:
     return submit(parsed, cfg, num_processes)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`tools/run_net.py`. Returns the exit status."""
-    return guard(launch, parse_arguments(arguments))
+def main(arguments: Sequence[str] | None = None, **parser: str) -> int:
+    """`tools/run_net.py`, `mvidx train`. Returns the exit status."""
+    return guard(launch, parse_arguments(arguments, **parser))
+
+
+def test_main(arguments: Sequence[str] | None = None, **parser: str) -> int:
+    """`mvidx test`: the same without training. Returns the exit status."""
+    parsed = parse_arguments(arguments, **parser)
+    parsed.overrides = [*parsed.overrides, "TRAIN.ENABLE", "False", "TEST.ENABLE", "True"]
+    return guard(launch, parsed)
 
 
 if __name__ == "__main__":

@@ -13,17 +13,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from mvidx.data.datasets import ClipSampling
 from mvidx.data.errors import VideoError
 from mvidx.data.loader import start_worker
+from mvidx.data.read import ClipSampling
 from mvidx.data.sampling import clip_span
-from mvidx.data.transforms import as_clip, resize, scaled_size, take_crops, test_image
+from mvidx.data.transforms import as_clip, resize, resized_frame, take_crops, test_image
 from mvidx.errors import UserError
 from mvidx.inference.inputs import Input
 from mvidx.models.card import Preprocessing
 
-DECODED_BYTES = 256 << 20
-"""The most that is decoded at once, at full size."""
 GROUP_FRAMES = 64
 """Frames that are asked for at once, if several windows together want as many."""
 
@@ -105,25 +103,25 @@ class _ResizedFrames:
         self.kept: dict[int, Tensor] = {}
 
     def fetch(self, numbers: Sequence[int]) -> None:
-        """Decode those of the frames (ascending) that are not here yet."""
+        """Decode those of the frames (ascending) that are not here yet, each scaled as soon as it is decoded."""
         missing = [number for number in numbers if number not in self.kept]
-        height, width = (getattr(self.video, side, 2160) for side in ("height", "width"))  # unknown: as if it were 4K
-        at_once = max(1, DECODED_BYTES // (3 * height * width))
-        while missing:
-            frames = as_clip(self.video.get_frames(missing[:at_once]))
-            wanted = self.preprocessing.resize
-            size = scaled_size(*frames.shape[-2:], wanted) if isinstance(wanted, int) else wanted
-            # memory of their own: a view of one would keep all decoded with it
-            resized = resize(frames, size, antialias=self.preprocessing.antialias).clone()
-            self.kept.update(zip(missing, resized.unbind(), strict=False))
-            missing = missing[len(frames) :]
+        if missing:
+            frames = torch.from_numpy(self.video.get_frames(missing, transform=self._scaled))
+            self.kept.update(zip(missing, as_clip(frames).unbind(), strict=True))
+
+    def _scaled(self, frame: np.ndarray) -> np.ndarray:
+        wanted = self.preprocessing
+        if isinstance(wanted.resize, int):
+            return resized_frame(frame, short_side=wanted.resize, antialias=wanted.antialias)
+        return resize(as_clip(frame[None]), wanted.resize, antialias=wanted.antialias)[0].permute(1, 2, 0).numpy()
 
     def clip(self, numbers: Sequence[int]) -> Tensor:
         """uint8 (T, 3, H, W)."""
         return torch.stack([self.kept[number] for number in numbers])
 
     def drop_before(self, number: int) -> None:
-        self.kept = {key: frame for key, frame in self.kept.items() if key >= number}
+        """Forget frames before this one, and let go of the memory that they came in."""
+        self.kept = {key: frame.clone() for key, frame in self.kept.items() if key >= number}
 
 
 class ClipWindows(IterableDataset):
