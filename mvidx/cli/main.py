@@ -6,7 +6,7 @@ Only the module of the command is imported. `mvidx completion bash` prints a scr
 """
 
 import argparse
-import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Command:
         return getattr(importlib.import_module(self.module), name)
 
 
-COMMANDS = {
+_ALL = {
     "train": Command("mvidx.launch", "train and test as a config describes"),
     "test": Command("mvidx.launch", "test a checkpoint as a config describes", main="test_main"),
     "predict": Command("mvidx.cli.predict", "say what videos show"),
@@ -48,6 +48,8 @@ COMMANDS = {
         "mvidx.cli.main", "print a script for the shell", "completion_main", "make_completion_parser"
     ),
 }
+COMMANDS = {name: command for name, command in _ALL.items() if importlib.util.find_spec(command.module)}
+"""Commands by name, those whose module is installed."""
 SHELLS = ("bash", "zsh", "tcsh")
 COMPLETION_EXAMPLE = """example:
   %(prog)s bash > ~/.local/share/bash-completion/completions/mvidx

@@ -11,7 +11,7 @@ from mvidx.launch import guard
 EXAMPLE = """example:
   %(prog)s --checkpoint runs/motion_mvitv2_tiny/checkpoints/step_00000840.pyth --folder shared/motion
   %(prog)s --checkpoint FILE --model mvitv2_s_video --push OWNER/NAME --private
-Either is then a checkpoint for every command: shared/motion, or hf://OWNER/NAME. `hf auth login` comes before --push."""
+Either is then a checkpoint for every command: shared/motion, or hf://OWNER/NAME. --push needs `hf auth login`."""
 
 
 def make_parser(prog: str = "python tools/share.py") -> argparse.ArgumentParser:
