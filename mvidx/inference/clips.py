@@ -48,7 +48,7 @@ class Windows:
         return self.seconds is None and self.stride_seconds is None
 
     def of(self, num_frames: int, fps: float, clip_seconds: float) -> list[tuple[int, int]]:
-        """(first frame, frame after the last) of every window; the last one ends with the video."""
+        """(first frame, frame after the last) of every window; one that would jut out ends with the video instead."""
         if self.whole:
             return [(0, num_frames)]
         seconds = clip_seconds if self.seconds is None else self.seconds

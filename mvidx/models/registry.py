@@ -33,6 +33,13 @@ class ModelEntry:
         """Names of the constructor's keyword arguments."""
         return set(inspect.signature(self.build).parameters) - {"self"}
 
+    @property
+    def sized_arguments(self) -> dict[str, Any]:
+        """`arguments`, with the constructor's own img_size and frames where they say none."""
+        known = inspect.signature(self.build).parameters
+        defaults = {key: known[key].default for key in ("img_size", "frames") if key in known}
+        return {**defaults, **self.arguments}
+
 
 _ENTRIES: dict[str, ModelEntry] = {}
 
@@ -102,9 +109,8 @@ def create_model(
     for key in {**overrides, **given}:
         if key not in entry.parameters:
             raise ValueError(f"model {name!r} has no argument {key!r}{nearest(key, entry.parameters)}")
-    arguments = {**entry.arguments, **overrides, **given}
-    model = entry.build(**arguments)
-    model.card = published_card(name, arguments)
+    model = entry.build(**{**entry.arguments, **overrides, **given})
+    model.card = published_card(name, {**entry.sized_arguments, **overrides, **given})
     if checkpoint is not None:
         from mvidx.checkpoint.sources import load_checkpoint
 

@@ -45,8 +45,8 @@ def test_every_registered_model_has_published_preprocessing():
 
     for name in mvidx.list_models():
         entry = model_entry(name)
-        found = published_preprocessing(name, entry.arguments)
-        assert found.takes_images != entry.video and found.num_frames == entry.arguments.get("frames")
+        found = published_preprocessing(name, entry.sized_arguments)
+        assert found.takes_images != entry.video and found.num_frames == entry.sized_arguments.get("frames")
 
 
 def test_class_names_of_published_weights():

@@ -99,8 +99,8 @@ def test_a_window_is_predicted_as_a_video_of_its_own(made, tmp_path):
         (Windows(), 100, [(0, 100)]),
         (Windows(2.0), 100, [(0, 20), (20, 40), (40, 60), (60, 80), (80, 100)]),
         (Windows(3.0), 100, [(0, 30), (30, 60), (60, 90), (70, 100)]),
-        (Windows(3.0, 6.0), 100, [(0, 30), (60, 90), (70, 100)]),
-        (Windows(None, 5.0), 100, [(0, 40), (50, 90), (60, 100)]),  # a clip's 4 s
+        (Windows(3.0, 6.0), 100, [(0, 30), (60, 90)]),  # the end lies in a gap
+        (Windows(None, 5.0), 100, [(0, 40), (50, 90)]),  # a clip's 4 s
         (Windows(20.0), 100, [(0, 100)]),
         (Windows(0.01), 3, [(0, 1), (1, 2), (2, 3)]),
     ],
@@ -149,7 +149,7 @@ def test_each_frame_is_decoded_once_and_few_are_kept(monkeypatch):
     wanted = Preprocessing(crop=8, resize=8, num_frames=8, sampling_rate=2, mean=(0, 0, 0), std=(1, 1, 1))
     found = list(ClipWindows([clips.Input("x.mp4", "x.mp4")], wanted, Windows(1.0, 0.2)))
     assert len(found) == 663 and found[-1].is_last
-    assert len(video.decoded) == len(set(video.decoded)) and video.decoded == sorted(video.decoded)
+    assert len(video.decoded) == len(set(video.decoded))
     assert max(most) < 3 * clips.GROUP_FRAMES
     for window in found[::50]:
         assert window.clips[0, 0, :, 0, 0].tolist() == (window.frames[0] % 251).tolist()

@@ -1,0 +1,108 @@
+"""Exported models give the model's logits for batches of any size, in torch.export's format and in ONNX Runtime."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mvidx.inference import export
+from mvidx.inference.export import CARD_NAME, ExportError, export_model, onnx_function
+from mvidx.models.card import KEY, ModelCard, card_of
+from tests.models.small import input_shape, our_models, small_model
+from tests.oracles import randomise
+
+# One of each family, for images and videos; all others with -m long.
+QUICK = ("mvitv2_t", "poolformer_s12", "iformer_s", "mixformer_b0")
+NAMES = [
+    name
+    if name in {*QUICK, *(f"{n}_video" for n in QUICK), "mvitv2_s_video"}
+    else pytest.param(name, marks=pytest.mark.long)
+    for name in our_models()
+]
+
+
+def small(name: str):
+    """A model whose input is small in its card too."""
+    model = randomise(small_model(name))
+    card = card_of(model)
+    frames = card.arguments.get("frames")
+    model.card = replace(card, preprocessing=replace(card.preprocessing, crop=64, num_frames=frames))
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_both_formats_agree_with_the_model(tmp_path, monkeypatch, name):
+    model = small(name)
+    traced = {}
+    monkeypatch.setattr(export, "trace", lambda *a, real=export.trace, **k: traced.setdefault("x", real(*a, **k)))
+    for ending in (".pt2", ".onnx"):  # traced once: that is what takes long
+        report = export_model(model, tmp_path / f"model{ending}")
+        assert report.difference < 1e-4 and report.input_shape[0] == "batch"
+    files = {CARD_NAME: ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=files).module()
+    assert ModelCard.from_json(files[CARD_NAME]) == card_of(model)
+    session = onnx_function(tmp_path / "model.onnx")
+    for batch in (1, 2, 5):
+        x = torch.randn(input_shape(name, batch=batch))
+        expected = model(x)
+        assert expected.std() > 0.05 and expected.shape == (batch, 7)
+        for other in (program, session):
+            assert (other(x) - expected).abs().max() < 1e-4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.pt2"]
+
+
+def test_onnx_says_what_it_is_and_large_weights_lie_beside(tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setattr(export, "ONNX_FILE_BYTES", 1000)
+    model = small("poolformer_s12")
+    report = export_model(model, tmp_path / "model.onnx", batch=1)
+    assert report.input_shape == (1, 3, 64, 64)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    content = onnx.load(tmp_path / "model.onnx")
+    metadata = {entry.key: entry.value for entry in content.metadata_props}
+    assert ModelCard.from_json(metadata[KEY]) == card_of(model)
+    assert [value.name for value in (*content.graph.input, *content.graph.output)] == ["images", "logits"]
+    assert json.loads(metadata[KEY])["name"] == "poolformer_s12"
+
+
+class Unexportable(torch.nn.Module):
+    def forward(self, x):
+        return x.sum().item() * x.flatten(1)[:, :7] if x.sum() > 0 else x.flatten(1)[:, :7]
+
+
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    model = small("poolformer_s12")
+    with pytest.raises(export.UserError, match=r"\.pt2 or \.onnx"):
+        export_model(model, tmp_path / "model.pb")
+    with pytest.raises(export.UserError, match="takes images"):
+        export_model(model, tmp_path / "model.pt2", frames=4)
+    with pytest.raises(export.UserError, match="batch 0"):
+        export_model(model, tmp_path / "model.pt2", batch=0)
+    model.stages[0].blocks[0].mixer = Unexportable()
+    with pytest.raises(ExportError, match=r"torch.export can't do poolformer_s12 for batchx3x64x64") as caught:
+        export_model(model, tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_disagreement_is_an_error(tmp_path, monkeypatch):
+    model = small("poolformer_s12")
+    real = export.trace
+
+    def wrong(*arguments, **options):
+        program = real(*arguments, **options)
+        with torch.no_grad():
+            program.state_dict["head.bias"].add_(0.1)
+        return program
+
+    monkeypatch.setattr(export, "trace", wrong)
+    monkeypatch.setattr(
+        export, "largest_difference", lambda m, o, s, **k: real_check(small("poolformer_s12"), o, s, **k)
+    )
+    with pytest.raises(ExportError, match="differ by"):
+        export_model(model, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+real_check = export.largest_difference
