@@ -50,7 +50,7 @@ class HubModel(
     PyTorchModelHubMixin,
     library_name="mvidx",
     license="apache-2.0",
-    tags=["video-classification", "mvidx"],
+    tags=["mvidx"],
     model_card_template=README,
 ):
     """A model with huggingface_hub's methods: save_pretrained, push_to_hub and from_pretrained.
@@ -87,7 +87,9 @@ class HubModel(
             "num_classes": self.model.num_classes,
             "example": "image.jpg" if images else "video.mp4",
         }
-        return super().generate_model_card(*args, **{**described, **kwargs})
+        readme = super().generate_model_card(*args, **{**described, **kwargs})
+        readme.data.pipeline_tag = f"{described['kind']}-classification"
+        return readme
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, card: Mapping[str, Any] | None = None, **options) -> "HubModel":

@@ -50,7 +50,7 @@ def test_config_alone_builds_the_model_and_wrong_ones_are_refused(tmp_path):
 
 def test_an_image_model_says_so(tmp_path):
     HubModel(load_model(small_checkpoint(tmp_path, "poolformer_s12"))).save_pretrained(tmp_path / "shared")
-    assert "- image-classification" in (tmp_path / "shared" / "README.md").read_text()
+    assert "pipeline_tag: image-classification" in (tmp_path / "shared" / "README.md").read_text()
 
 
 def test_command(tmp_path, capsys):
@@ -69,4 +69,3 @@ def test_torch_hub_from_the_checkout(tmp_path, monkeypatch):
     assert model(torch.randn(1, 3, 4, 64, 64)).shape == (1, 3)
     loaded = torch.hub.load(str(ROOT), "load_model", str(small_checkpoint(tmp_path)), source="local")
     assert card_of(loaded).class_names == NAMES
-    assert "create_model('mixformer_b0')" in torch.hub.help(str(ROOT), "mixformer_b0", source="local")
