@@ -17,9 +17,8 @@ from mvidx.models.registry import model_entry
 from tests.models.small import input_shape, our_models, small_arguments, small_model
 from tests.oracles import randomise
 
-# One of each family, for images and videos; all others with -m long.
-QUICK = ("mvitv2_t", "poolformer_s12", "iformer_s", "mixformer_b0")
-IN_BRIEF = {*QUICK, "mvitv2_s_video", *(f"{name}_video" for name in QUICK)}
+# What takes seconds rather than minutes, of every family; all others with -m long.
+IN_BRIEF = {"mvitv2_t", "mixformer_b0_video", "iformer_s_video", "poolformer_s12", "poolformer_s12_video"}
 NAMES = [name if name in IN_BRIEF else pytest.param(name, marks=pytest.mark.long) for name in our_models()]
 
 
