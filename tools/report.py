@@ -1,0 +1,10 @@
+#!/usr/bin/env python3
+"""One self-contained HTML page about one or several runs: python tools/report.py OUTPUT_DIR [OUTPUT_DIR ...]."""
+
+import sys
+
+from mvidx.cli import report
+from mvidx.cli.command import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script(report))
