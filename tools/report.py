@@ -3,8 +3,7 @@
 
 import sys
 
-from mvidx.cli import report
-from mvidx.cli.command import run_script
+from mvidx.cli.report import main
 
 if __name__ == "__main__":
-    sys.exit(run_script(report))
+    sys.exit(main())

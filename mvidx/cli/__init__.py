@@ -1,1 +1,0 @@
-"""Commands, one a module: `add_arguments(parser)` and `run(parsed) -> exit status`."""

@@ -1,12 +1,16 @@
-"""Write one HTML file about one or several runs: curves, test result, confusions, mistakes, config."""
+"""The command `tools/report.py`: one HTML page about one or several runs."""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from mvidx.convert import OneLineParser
 from mvidx.errors import UserError
+from mvidx.launch import guard
 
-EXAMPLE = "python tools/report.py runs/motion_mvitv2_tiny"
+DESCRIPTION = "Write one HTML page about one or several runs: curves, test result, confusions, mistakes, config."
+EXAMPLE = "example: %(prog)s runs/motion_mvitv2_tiny"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,3 +57,14 @@ def run(parsed: argparse.Namespace) -> int:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"wrote {output} ({len(html) / 2**20:.1f} MiB)")
     return 1 if problems else 0
+
+
+def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Returns the exit status: 0, 1 where a file of a run could not be read, 2 and one line for a bad argument."""
+
+    def parse_and_run() -> int:
+        parser = OneLineParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
+        add_arguments(parser)
+        return run(parser.parse_args(arguments))
+
+    return guard(parse_and_run)

@@ -90,7 +90,7 @@ def curves(runs: Sequence[Run]) -> list[Chart]:
         "top5": Chart("Top-5", "%"),
         "lr": Chart("Learning rate", ""),
         "clips_per_second": Chart("Training speed", "clips/s"),
-        "data_share": Chart("Time spent waiting for data", "%"),
+        "data_share": Chart("Waiting for data", "%"),
         "memory_gib": Chart("Peak memory", "GiB"),
     }
     for index, run in enumerate(runs):

@@ -31,7 +31,7 @@ def environment() -> jinja2.Environment:
         loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     made.filters["percent"] = lambda value: "–" if value is None else f"{value:.2f}%"
-    made.filters["number"] = lambda value: "–" if value is None else f"{value:,.6g}"
+    made.filters["ending"] = lambda path: path if len(path) <= 36 else f"…{path[-35:]}"
     return made
 
 
@@ -56,7 +56,7 @@ def cards(run: Run) -> list[tuple[str, str, str]]:
         wanted = run.config.get("SOLVER", {}).get("MAX_EPOCH")
         found.append(("Epochs", f"{max(epochs)}", f"of {wanted}" if wanted else ""))
     if (speed := analysis.median_speed(run)) is not None:
-        found.append(("Training speed", f"{speed:,.1f} clips/s", "median"))
+        found.append(("Training speed", f"{speed:,.1f}", "clips/s, median"))
     replaced = max((record.get("num_replaced") or 0 for record in run.records), default=0)
     if replaced:
         found.append(("Replaced videos", f"{replaced:,}", "unreadable in training"))
@@ -81,6 +81,7 @@ def describe(run: Run, *, num_mistakes: int, num_pictures: int, roots: Sequence[
         "cards": cards(run),
         "names": run.class_names,
         "pictured": pictured,
+        "has_pictures": any(mistake.picture for mistake in pictured),
         "mistakes": mistakes,
         "num_mistakes": total,
         "pairs": pairs,

@@ -43,7 +43,9 @@ def film_strip(path: Path, *, num_frames: int = NUM_FRAMES, height: int = HEIGHT
         indices = ((np.arange(count) + 0.5) * video.num_frames / count).astype(np.int64)
         frames = video.get_frames(indices)
     width = max(1, min(4 * height, round(frames.shape[2] * height / frames.shape[1])))
-    return np.concatenate([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames], axis=1)
+    return np.concatenate(
+        [cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames], axis=1
+    )
 
 
 def data_uri(picture: np.ndarray) -> str:

@@ -127,7 +127,9 @@ def read_results(path: Path) -> dict[str, Any]:
 def read_classes(path: Path) -> list[ClassRow]:
     with open(path, newline="") as file:
         return [
-            ClassRow(int(row["label"]), row["name"], int(row["num_videos"]), float(row["top1"]) if row["top1"] else None)
+            ClassRow(
+                int(row["label"]), row["name"], int(row["num_videos"]), float(row["top1"]) if row["top1"] else None
+            )
             for row in csv.DictReader(file)
         ]
 

@@ -322,7 +322,7 @@
       let longest = 0;
       for (const name of run.classes) longest = Math.max(longest, context.measureText(name.slice(0, 22)).width);
       margin = Math.min(wide * 0.28, longest + 14);
-      side = Math.max(60, Math.min(wide - margin, 640));
+      side = Math.max(60, Math.min(wide - 1.45 * margin, 640)); // the last names over the columns lean out to the right
       const ratio = devicePixelRatio || 1, tall = side + margin * 0.75;
       canvas.style.height = `${tall}px`;
       canvas.width = Math.round(wide * ratio);
@@ -331,7 +331,7 @@
     }
     const fit = () => side / Math.max(1, order.length);
     function clamp() {
-      size = Math.min(Math.max(size, fit()), Math.max(64, fit()));
+      size = Math.min(Math.max(size, fit()), Math.max(64, 2 * fit()));
       const most = Math.max(0, order.length * size - side);
       left = Math.min(Math.max(left, 0), most);
       top = Math.min(Math.max(top, 0), most);
@@ -340,7 +340,7 @@
     function zoom(factor, x = side / 2, y = side / 2) {
       const before = size;
       size *= factor;
-      size = Math.min(Math.max(size, fit()), Math.max(64, fit()));
+      size = Math.min(Math.max(size, fit()), Math.max(64, 2 * fit()));
       left = (left + x) * (size / before) - x;
       top = (top + y) * (size / before) - y;
       request();
@@ -376,6 +376,7 @@
       const from = (offset) => Math.max(0, Math.floor(offset / size)), to = (offset) => Math.min(order.length, Math.ceil((offset + side) / size));
       const gap = size > 12 ? 1 : 0;
       const least = Math.max(size - gap, 1.4);
+      const faintest = size < 4 ? 0.5 : 0.28; // a dot of few pixels must be seen
       context.textAlign = "center";
       context.textBaseline = "middle";
       context.font = `${Math.min(14, size * 0.36)}px system-ui, sans-serif`;
@@ -387,9 +388,10 @@
           const x = column * size - left, y = row * size - top;
           if (x + size < 0 || x > side) return;
           const share = number / total[actual], diagonal = actual === predicted;
-          context.globalAlpha = diagonal ? 0.15 + 0.75 * share : 0.28 + 0.72 * Math.sqrt(share);
+          context.globalAlpha = diagonal ? 0.15 + 0.75 * share : faintest + (1 - faintest) * Math.sqrt(share);
+          const wide = diagonal ? least : Math.max(least, 2.2);
           context.fillStyle = diagonal ? colours.right : colours.wrong;
-          context.fillRect(x, y, least, least);
+          context.fillRect(x, y, wide, wide);
           context.globalAlpha = 1;
           if (size >= 26) {
             context.fillStyle = share > 0.45 ? colours.panel : colours.text;
