@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvidx.convert import OneLineParser
+from mvidx.cli.parser import OneLineParser
 from mvidx.errors import UserError
 from mvidx.launch import guard
 

@@ -122,10 +122,10 @@ def fourier_analysis(model: Backbone, batches: Sequence[Tensor]) -> list[Spectru
     with evaluating(model), watching([*(block.module for block in blocks), *mixers.values()], see):
         for clips in batches:
             model(clips)
-    return [_mean(spectra) for _, spectra in sorted(found.items(), key=lambda item: item[0][0])]
+    return [mean_spectra(spectra) for _, spectra in sorted(found.items(), key=lambda item: item[0][0])]
 
 
-def _mean(spectra: list[Spectrum]) -> Spectrum:
+def mean_spectra(spectra: Sequence[Spectrum]) -> Spectrum:
     """The mean of spectra of one place."""
     first = spectra[0]
     times = [one.time_high for one in spectra if one.time_high is not None]

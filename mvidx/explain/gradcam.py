@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvidx.errors import UserError
-from mvidx.explain.places import blocks_of, carries_token, evaluating, grid_in, watching
+from mvidx.explain.places import Block, blocks_of, carries_token, evaluating, grid_in, watching
 from mvidx.models.base import Backbone
 
 METHODS = ("gradcam", "layercam")
@@ -46,6 +46,19 @@ def upsampled(coarse: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(coarse[:, None], size=size, mode=mode, align_corners=False)[:, 0]
 
 
+def block_to_explain(model: Backbone, stage: int | None) -> Block:
+    """The block whose grid is taken: the last of a stage, of those that the classifier still sees.
+
+    A class token does not see the grid that the last block makes. Raises UserError for a stage that there is not.
+    """
+    blocks = blocks_of(model)
+    seen = blocks[:-1] if carries_token(model) and len(blocks) > 1 else blocks
+    stages = sorted({block.stage for block in seen})
+    if stage is not None and stage not in stages:
+        raise UserError(f"stage {stage}, expected one of {', '.join(map(str, stages))}")
+    return [block for block in seen if stage is None or block.stage == stage][-1]
+
+
 def grad_cam(
     model: Backbone,
     clips: Tensor,
@@ -68,13 +81,7 @@ def grad_cam(
     """
     if method not in METHODS:
         raise UserError(f"method {method!r}, expected one of {', '.join(METHODS)}")
-    blocks = blocks_of(model)
-    seen = blocks[:-1] if carries_token(model) and len(blocks) > 1 else blocks
-    stages = sorted({block.stage for block in seen})
-    if stage is not None and stage not in stages:
-        raise UserError(f"stage {stage}, expected one of {', '.join(map(str, stages))}")
-    block = [block for block in seen if stage is None or block.stage == stage][-1]
-
+    block = block_to_explain(model, stage)
     taken: dict[str, Tensor] = {}
 
     def see(_: int, __: tuple, output: Tensor | tuple) -> Tensor | tuple:
