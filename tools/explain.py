@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Show what a model looks at: python tools/explain.py VIDEO [VIDEO ...] --checkpoint FILE [--model NAME | --cfg FILE]."""
+"""Show what a model looks at: python tools/explain.py VIDEO ... --checkpoint FILE [--model NAME | --cfg FILE]."""
 
 import sys
 

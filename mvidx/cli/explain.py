@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", default="explained", metavar="DIR", help="where the pictures go (explained)")
     parser.add_argument("--views", type=int, default=1, metavar="N", help="clips of a video, each explained (1)")
     parser.add_argument("--class", dest="label", metavar="NAME", help="class, or its number; the likeliest by default")
-    parser.add_argument("--stage", type=int, metavar="N", help="whose grid Grad-CAM takes; the last by default")
+    parser.add_argument(
+        "--stage", type=int, metavar="N", help="whose grid Grad-CAM takes; the last fine one by default"
+    )
     parser.add_argument(
         "--method", choices=("gradcam", "layercam"), default="gradcam", help="layercam: finer, see docs"
     )
@@ -227,7 +229,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     from mvidx.checkpoint.files import write_atomically
     from mvidx.data.errors import VideoError
-    from mvidx.explain.places import blocks_of
+    from mvidx.explain.gradcam import blocks_to_explain
     from mvidx.inference.clips import ClipWindows, Windows
     from mvidx.inference.inputs import find_inputs
     from mvidx.inference.predict import check_numbers
@@ -237,13 +239,12 @@ def run(parsed: argparse.Namespace) -> int:
     if os.path.exists(parsed.output) and not os.path.isdir(parsed.output):
         raise UserError(f"--output {parsed.output} is a file, expected a folder")
     model = chosen_model(parsed)
-    blocks_of(model)  # a model of another library is told before anything is read
+    blocks_to_explain(model, parsed.stage)  # what can't be explained is told before anything is read
     wanted = card_of(model).preprocessing
     if wanted.takes_images and parsed.views > 1:
         raise UserError(f"--views {parsed.views}, but the model takes images")
     inputs = find_inputs(parsed.videos, images=wanted.takes_images)
     explainer = Explainer(model, parsed, inputs)
-    check_stage(model, parsed.stage)
     try:
         explainer.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -274,13 +275,6 @@ def run(parsed: argparse.Namespace) -> int:
     if failures:
         print(f"{len(failures)} of {len(inputs)} could not be read", file=sys.stderr)
     return 1 if failures else 0
-
-
-def check_stage(model, stage: int | None) -> None:
-    """Raise UserError for a stage that Grad-CAM can't take, before anything is read."""
-    from mvidx.explain.gradcam import block_to_explain
-
-    block_to_explain(model, stage)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -22,6 +22,7 @@ VIDEO_SIDE = 320  # pixels; smaller crops are enlarged
 CAPTION = 30
 MAX_COLUMNS = 8
 MAX_HEADS = 6
+LOWEST = -8.0  # of plots by depth; repeated cells have nothing at all at the highest frequency, far below
 BRANCH_COLOURS = {"block": "#444444", "attention": "#d1493f", "convolution": "#2f62d9", "max pool": "#1f8a70"}
 
 
@@ -246,6 +247,7 @@ def fourier_figure(spectra: Sequence[Spectrum], *, caption: str) -> Figure:
         one.title.set_fontsize(10)
         one.tick_params(labelsize=8)
     for one in axes[1:]:
+        one.set_ylim(max(one.get_ylim()[0], LOWEST), None)
         one.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
 
     if shown:

@@ -19,6 +19,8 @@ from mvidx.explain.places import Block, blocks_of, carries_token, evaluating, gr
 from mvidx.models.base import Backbone
 
 METHODS = ("gradcam", "layercam")
+SMALLEST_SIDE = 4
+"""Positions along a side of a grid that can still say where something is. Small inputs leave 2 in the last stage."""
 
 
 @dataclass
@@ -46,17 +48,17 @@ def upsampled(coarse: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(coarse[:, None], size=size, mode=mode, align_corners=False)[:, 0]
 
 
-def block_to_explain(model: Backbone, stage: int | None) -> Block:
-    """The block whose grid is taken: the last of a stage, of those that the classifier still sees.
+def blocks_to_explain(model: Backbone, stage: int | None) -> list[Block]:
+    """The last block of each stage, or of one, of the blocks that the classifier still sees.
 
     A class token does not see the grid that the last block makes. Raises UserError for a stage that there is not.
     """
     blocks = blocks_of(model)
     seen = blocks[:-1] if carries_token(model) and len(blocks) > 1 else blocks
-    stages = sorted({block.stage for block in seen})
-    if stage is not None and stage not in stages:
-        raise UserError(f"stage {stage}, expected one of {', '.join(map(str, stages))}")
-    return [block for block in seen if stage is None or block.stage == stage][-1]
+    last = {block.stage: block for block in seen}
+    if stage is not None and stage not in last:
+        raise UserError(f"stage {stage}, expected one of {', '.join(map(str, last))}")
+    return list(last.values()) if stage is None else [last[stage]]
 
 
 def grad_cam(
@@ -73,7 +75,7 @@ def grad_cam(
         model: of one of this package's families; runs in eval mode and keeps no gradient.
         clips: what the model takes, (B, 3, [T,] H, W).
         classes: int64 (B,), whose logits are explained; by default the likeliest.
-        stage: whose last grid is taken, from 1; by default the last that the classifier still sees.
+        stage: whose last grid is taken, from 1; by default the last with SMALLEST_SIDE positions along each side.
         method: "gradcam" or "layercam".
 
     Raises:
@@ -81,27 +83,29 @@ def grad_cam(
     """
     if method not in METHODS:
         raise UserError(f"method {method!r}, expected one of {', '.join(METHODS)}")
-    block = block_to_explain(model, stage)
-    taken: dict[str, Tensor] = {}
+    blocks = blocks_to_explain(model, stage)
+    grids: list[Tensor] = []
 
-    def see(_: int, __: tuple, output: Tensor | tuple) -> Tensor | tuple:
+    def see(_: int, __: tuple, output: Tensor | tuple) -> None:
         grid = grid_in(output)
-        taken["grid"] = grid if grid.requires_grad else grid.requires_grad_()
+        grids.append(grid if grid.requires_grad else grid.requires_grad_())
 
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with evaluating(model), torch.enable_grad(), watching([block.module], see):
+    with evaluating(model), torch.enable_grad(), watching([block.module for block in blocks], see):
         for parameter in parameters:  # only the gradient of the grid is wanted
             parameter.requires_grad_(False)
         try:
             logits = model(clips)
             classes = logits.argmax(1) if classes is None else classes
             chosen = logits.gather(1, classes[:, None]).sum()
-            (gradient,) = torch.autograd.grad(chosen, taken["grid"])
+            fine = [number for number, grid in enumerate(grids) if min(grid.shape[-3:-1]) >= SMALLEST_SIDE]
+            number = fine[-1] if fine else 0
+            (gradient,) = torch.autograd.grad(chosen, grids[number])
         finally:
             for parameter in parameters:
                 parameter.requires_grad_(True)
 
-    grid, gradient = taken["grid"].detach().float(), gradient.float()
+    grid, gradient = grids[number].detach().float(), gradient.float()
     if method == "gradcam":
         weights = gradient.flatten(1, -2).mean(1).view(len(grid), *[1] * (grid.ndim - 2), -1)
     else:
@@ -109,4 +113,4 @@ def grad_cam(
     coarse = (weights * grid).sum(-1).relu()  # (B, [T',] H', W')
     heat = upsampled(coarse, tuple(clips.shape[2:]))
     heat = heat / heat.flatten(1).amax(1).clamp_min(1e-12).view(-1, *[1] * (heat.ndim - 1))
-    return HeatMap(heat, coarse, classes, logits.detach(), block.name)
+    return HeatMap(heat, coarse, classes, logits.detach(), blocks[number].name)
