@@ -195,15 +195,17 @@ def attention_figure(frames: np.ndarray, maps: Sequence[AttentionMap], *, index:
     figure = Figure(figsize=(1.45 * width + 1.7, 1.5 * len(rows) + 0.6), layout="constrained")
     grid = figure.add_gridspec(len(rows), width)
     where = {one.block: [(p + 0.5) / n for p, n in zip(one.where, one.query_size, strict=True)] for one in maps}
+    titled = 0  # how many columns have their title: later blocks may have more heads
     for row, (label, heat, marked) in enumerate(rows):
         for column, hot in enumerate(heat):
             axes = figure.add_subplot(grid[row, column])
             frame = frames[columns[column]] if video else frames[0]
-            _picture(axes, overlaid(frame[None], hot[None])[0], titles[column] if row == 0 else "")
+            _picture(axes, overlaid(frame[None], hot[None])[0], titles[column] if column >= titled else "")
             if column == marked:
                 _cross(axes, where[label.split("\n")[0]], frame.shape[:2])
             if column == 0:
                 axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8.5)
+        titled = max(titled, len(heat))
     figure.suptitle(caption, fontsize=11)
     return figure
 
