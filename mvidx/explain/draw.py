@@ -22,6 +22,7 @@ VIDEO_SIDE = 320  # pixels; smaller crops are enlarged
 CAPTION = 30
 MAX_COLUMNS = 8
 MAX_HEADS = 6
+CONCENTRATED = 4.0
 LOWEST = -8.0  # of plots by depth; repeated cells have nothing at all at the highest frequency, far below
 BRANCH_COLOURS = {"block": "#444444", "attention": "#d1493f", "convolution": "#2f62d9", "max pool": "#1f8a70"}
 
@@ -140,7 +141,11 @@ def heat_figure(frames: np.ndarray, heat: np.ndarray, *, seconds: Sequence[float
 
 
 def _as_heat(weights: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """Weights over a grid, ([T',] H', W') -> (T, H, W) at `size`, from 0 to their largest."""
+    """Weights over a grid, ([T',] H', W') -> (T, H, W) at `size`, from 0 to 1.
+
+    1 is the largest weight, or CONCENTRATED times the mean where none is that large: even attention looks cool.
+    """
+    hottest = max(float(weights.max()), CONCENTRATED * float(weights[weights > 0].mean()) if weights.any() else 1e-12)
     weights = weights if weights.ndim == 3 else weights[None]
     frames = [cv2.resize(frame, size[::-1][:2], interpolation=cv2.INTER_LINEAR) for frame in weights]
     stacked = np.stack(frames)
@@ -150,7 +155,7 @@ def _as_heat(weights: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     high = np.minimum(low + 1, len(stacked) - 1)
     share = (times - low)[:, None, None]
     heat = stacked[low] * (1 - share) + stacked[high] * share
-    return heat / max(float(heat.max()), 1e-12)
+    return heat / hottest
 
 
 def _cross(axes, where: Sequence[float], shape: tuple[int, int]) -> None:

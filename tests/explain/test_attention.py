@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +7,7 @@ import mvidx
 from mvidx.errors import UserError
 from mvidx.explain import attention
 from mvidx.explain.attention import attention_maps, attention_rows
+from mvidx.explain.draw import _as_heat
 from mvidx.mixers.pooling_attention import PoolingAttention
 from tests.models.small import input_shape, small_model
 
@@ -130,3 +132,13 @@ def test_a_mixer_that_leaves_the_kernel_is_noticed(monkeypatch):
     monkeypatch.setattr(PoolingAttention, "forward", lambda self, grid, token=None: (grid, token))
     with pytest.raises(RuntimeError, match=r"blocks\.0: PoolingAttention did not call PyTorch's attention kernel"):
         attention_maps(small_model("mvitv2_s"), clips_for("mvitv2_s"))
+
+
+def test_even_attention_looks_cool_and_a_single_place_hot():
+    even = _as_heat(np.full((2, 3, 3), 1 / 18), (4, 6, 6))
+    np.testing.assert_allclose(even, 0.25)
+    single = np.full((1, 4, 4), 1e-9)
+    single[0, 1, 2] = 0.7
+    heat = _as_heat(single, (1, 4, 4))
+    assert heat[0, 1, 2] == 1 and heat.sum() == pytest.approx(1)
+    assert _as_heat(np.zeros((4, 4)), (8, 8)).max() == 0
