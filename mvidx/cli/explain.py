@@ -18,6 +18,12 @@ SHOWN = ("gradcam", "attention", "fourier")
 FRAMES_AT_ONCE = 32
 
 
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
+    add_arguments(parser)
+    return parser
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="file, folder, or list of paths (.txt, .csv)")
     parser.add_argument("--show", nargs="+", choices=SHOWN, help="what; all that the model has by default")
@@ -282,8 +288,6 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     from mvidx.launch import guard
 
     def parse_and_run() -> int:
-        parser = OneLineParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
-        add_arguments(parser)
-        return run(parser.parse_args(arguments))
+        return run(make_parser(prog).parse_args(arguments))
 
     return guard(parse_and_run)

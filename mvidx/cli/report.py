@@ -10,7 +10,13 @@ from mvidx.errors import UserError
 from mvidx.launch import guard
 
 DESCRIPTION = "Write one HTML page about one or several runs: curves, test result, confusions, mistakes, config."
-EXAMPLE = "example: %(prog)s runs/motion_mvitv2_tiny"
+EXAMPLE = "example:\n  %(prog)s runs/motion_mvitv2_tiny"
+
+
+def make_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    parser = OneLineParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
+    add_arguments(parser)
+    return parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +69,6 @@ def main(arguments: Sequence[str] | None = None, prog: str | None = None) -> int
     """Returns the exit status: 0, 1 where a file of a run could not be read, 2 and one line for a bad argument."""
 
     def parse_and_run() -> int:
-        parser = OneLineParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLE)
-        add_arguments(parser)
-        return run(parser.parse_args(arguments))
+        return run(make_parser(prog).parse_args(arguments))
 
     return guard(parse_and_run)
