@@ -11,7 +11,7 @@ version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").re
 export = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 hub = ["huggingface_hub>=0.26"]
 benchmark = ["matplotlib>=3.8"]
-test = ["pytest>=8", "pytest-timeout>=2.3", "timm>=1.0.20", "scikit-learn>=1.4", *export, *hub]
+test = ["pytest>=8", "pytest-timeout>=2.3", "timm>=1.0.20", "scikit-learn>=1.4", "playwright>=1.45", *export, *hub]
 
 setup(
     name="mvidx",
@@ -21,6 +21,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mvidx", "mvidx.*"]),
+    package_data={"mvidx.report": ["assets/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.6",
@@ -41,6 +42,8 @@ setup(
         "pyyaml>=6",
         "pillow>=10.1",
         "shtab>=1.7",
+        "jinja2>=3.1",
+        "matplotlib>=3.8",
     ],
     entry_points={"console_scripts": ["mvidx=mvidx.cli.main:main"]},
     extras_require={

@@ -227,7 +227,17 @@ class MotionScene:
 
     def frames(self, start: int, stop: int) -> np.ndarray:
         """Frames `start` to `stop`, without the latter: uint8 (N, H, W, 3), RGB."""
-        images = np.tile(self._background, (stop - start, 1, 1))  # (N H, W, 3): one call blends all frames
+        return self._painted(start, stop, self._background)
+
+    def cover(self, start: int, stop: int) -> np.ndarray:
+        """How much of the still background the moving leaves hide in these frames: float32 (N, H, W), 0 to 1."""
+        white, black = np.full_like(self._background, 255), np.zeros_like(self._background)
+        shown = self._painted(start, stop, white).astype(np.float32) - self._painted(start, stop, black)
+        return 1 - shown.mean(-1) / 255
+
+    def _painted(self, start: int, stop: int, background: np.ndarray) -> np.ndarray:
+        """Frames over a background, uint8 (H, W, 3): uint8 (N, H, W, 3)."""
+        images = np.tile(background, (stop - start, 1, 1))  # (N H, W, 3): one call blends all frames
         for rank in range(_NUM_LAYERS):
             leaves = np.empty((stop - start, self.height, self.width, 4), np.uint8)
             for image, index in zip(leaves, range(start, stop), strict=True):

@@ -89,12 +89,16 @@ class Inception(nn.Module):
         attended = attention(*qkv.unbind(2)).flatten(2).view(pooled.shape)
         return attended if max(self.pool) == 1 else repeat_cells(attended, self.pool, size)
 
-    def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
+    def branches(self, grid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What convolution, max pool and attention make of their channels: (B, [T,] H, W, high | high | low)."""
         ones, padding = (1,) * len(self.kernel), tuple(k // 2 for k in self.kernel)
         convolved, pooled, low = grid.split((self.half, self.half, self.low_channels), dim=-1)
         convolved = F.gelu(depthwise_on_grid(self.conv, self.conv_in(convolved)))
         pooled = F.gelu(self.pool_out(max_pool(pooled.contiguous(), self.kernel, ones, padding)))
-        joined = cat_channels((convolved, pooled, self._attend(low.contiguous())))
+        return convolved, pooled, self._attend(low.contiguous())
+
+    def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
+        joined = cat_channels(self.branches(grid))
         return self.drop(self.proj(joined + depthwise_on_grid(self.fuse, joined)))
 
     def extra_repr(self) -> str:

@@ -146,7 +146,8 @@ class Mixing(nn.Module):
         bias = self.bias(window).to(q.dtype)
         return from_windows(attention(q, k, v, mask=bias).flatten(2), window, size)
 
-    def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
+    def branches(self, grid: Tensor) -> tuple[Tensor, Tensor]:
+        """What attention and convolution give, each gated by the other: (B, [T,] H, W, C / 2) both."""
         height, width = grid.shape[-3:-1]
         below, right = -height % self.window[-2], -width % self.window[-1]
         if below or right:
@@ -167,7 +168,10 @@ class Mixing(nn.Module):
         attended = self.attn_norm(attended)
         if below or right:
             attended, local = (x[..., :height, :width, :] for x in (attended, local))
-        return self.drop(self.proj(cat_channels((attended, local))))
+        return attended, local
+
+    def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
+        return self.drop(self.proj(cat_channels(self.branches(grid))))
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, window={self.window}"

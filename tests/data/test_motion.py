@@ -290,3 +290,15 @@ def estimate_motion(frames):
 def test_motion_tells_the_class_anywhere_in_a_video(large):
     correct = [estimate_motion(frames[3:]) == CLASSES[label] for frames, label in large["test"]]
     assert np.mean(correct) > 0.95
+
+
+def test_cover_is_where_the_leaves_are():
+    """Where nothing is covered the still background shows, and covered places change from frame to frame."""
+    scene = MotionScene(0, 0, 3, "left")
+    frames, cover = scene.frames(0, 12).astype(int), scene.cover(0, 12)
+    assert cover.shape == frames.shape[:3] and cover.dtype == np.float32
+    assert -1e-6 <= cover.min() < 0.01 and 0.99 < cover.max() <= 1 and 0.2 < cover.mean() < 0.9
+    never = (cover < 0.005).all(0)
+    assert never.any() and np.ptp(frames[:, never], axis=0).max() <= 3
+    always = (cover > 0.995).all(0)
+    assert np.ptp(frames[:, always], axis=0).mean() > 20

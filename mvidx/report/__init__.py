@@ -1,0 +1,1 @@
+"""A report of runs: one HTML file from what they left in their OUTPUT_DIR."""
