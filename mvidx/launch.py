@@ -203,6 +203,7 @@ def submit(parsed: argparse.Namespace, cfg, num_processes: int) -> None:
     except RuntimeError as error:  # no srun here
         raise UserError(f"--launcher submitit --cluster {parsed.cluster}: {error}") from None
     slurm = {"partition": parsed.partition, "constraint": parsed.constraint, "comment": parsed.comment}
+    slurm["signal_delay_s"] = parsed.signal_seconds
     executor.update_parameters(
         name="mvidx",
         nodes=cfg.NUM_SHARDS,
@@ -210,7 +211,6 @@ def submit(parsed: argparse.Namespace, cfg, num_processes: int) -> None:
         gpus_per_node=0 if cfg.NUM_GPUS == 0 else num_processes,
         cpus_per_task=parsed.cpus_per_process,
         timeout_min=parsed.minutes,
-        **{f"{parsed.cluster}_signal_delay_s": parsed.signal_seconds},
         **({"mem_gb": parsed.memory_gb} if parsed.memory_gb else {}),
         **{f"slurm_{key}": value for key, value in slurm.items() if value},
     )
