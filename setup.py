@@ -11,7 +11,7 @@ version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").re
 export = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 hub = ["huggingface_hub>=0.26"]
 benchmark = ["matplotlib>=3.8"]
-test = ["pytest>=8", "pytest-timeout>=2.3", "timm>=1.0.20", "scikit-learn>=1.4", "playwright>=1.45", *export, *hub]
+test = ["pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "playwright>=1.45", *export, *hub]
 
 setup(
     name="mvidx",
@@ -39,6 +39,7 @@ setup(
         "tqdm>=4.66",
         "rich>=13",
         "filelock>=3.13",
+        "timm>=1.0.20",
         "pyyaml>=6",
         "pillow>=10.1",
         "shtab>=1.7",
@@ -50,6 +51,7 @@ setup(
         "benchmark": benchmark,
         "export": export,
         "hub": hub,
+        "wandb": ["wandb>=0.17"],
         "test": test,
         "dev": [*test, *benchmark, "ruff>=0.12"],
     },

@@ -9,6 +9,7 @@
 
 import argparse
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvidx.errors import UserError
+from mvidx.engine.stop import Stopped, StopRequest
+from mvidx.errors import ERRORS_VARIABLE, STOPPED, UserError, tell
 
-# Where `run_local_processes` wants the mistakes of its processes, a file a rank: what all find is told once.
-ERRORS_VARIABLE = "MVIDX_LAUNCH_ERRORS"
 EXAMPLE = "example: %(prog)s --cfg configs/Motion/MVITv2_tiny.yaml SOLVER.MAX_EPOCH 10"
 
 
@@ -39,6 +39,8 @@ def make_parser(prog: str = "python tools/run_net.py") -> argparse.ArgumentParse
     slurm.add_argument("--minutes", type=int, default=60 * 24, help="time limit")
     slurm.add_argument("--cpus-per-process", type=int, default=10)
     slurm.add_argument("--memory-gb", type=int, help="memory of a node")
+    slurm.add_argument("--signal-seconds", type=int, default=90, help="warning before the time limit")
+    slurm.add_argument("--max-timeouts", type=int, default=100, help="how often to go on after the time limit")
     slurm.add_argument("--constraint")
     slurm.add_argument("--comment")
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="keys to override")
@@ -56,18 +58,17 @@ def parse_arguments(arguments: Sequence[str] | None, **parser: str) -> argparse.
 def guard(command, *arguments) -> int:
     """Call a command; returns its exit status, or 0 for None.
 
-    2 and one line for what a user can mend, 130 for Ctrl-C; anything else that goes wrong is raised.
+    2 and one line for what a user can mend, 3 and one line for what ended a run, 75 for a run that was asked to end
+    and has saved, 130 for Ctrl-C; anything else that goes wrong is raised.
     """
     try:
         return command(*arguments) or 0
     except UserError as error:
-        if told_by_launcher := os.environ.get(ERRORS_VARIABLE):
-            Path(told_by_launcher, os.environ["RANK"]).write_text(str(error))
-            return 2
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(3)  # rank 0 most likely says the same, and torchrun or srun then ends this process
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        tell(str(error))
+        return error.status
+    except Stopped as stopped:
+        tell(f"stopped by {signal.Signals(stopped.signum).name}; the same command goes on where this run stopped")
+        return STOPPED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -98,35 +99,51 @@ def _free_port() -> int:
 def run_local_processes(cfg_file: str, overrides: Sequence[str], num_processes: int) -> int:
     """Run the config in `num_processes` processes of this machine; returns the exit status of the first to fail.
 
-    When one fails, the others are ended.
+    When one fails, the others find out and end by themselves; if they don't within a minute they are ended. Signals
+    that ask for the end of the run are passed on.
     """
     job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(num_processes)}
     job["LOCAL_WORLD_SIZE"] = job["WORLD_SIZE"]
     command = [sys.executable, "-m", "mvidx.launch", "--cfg", cfg_file, "--launcher", "none", *overrides]
-    with tempfile.TemporaryDirectory(prefix="mvidx-launch-") as errors:
+    with tempfile.TemporaryDirectory(prefix="mvidx-launch-") as errors, StopRequest().listening() as stop:
         job[ERRORS_VARIABLE] = errors
         processes = [
             subprocess.Popen(command, env={**os.environ, **job, "RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(num_processes)
         ]
         try:
-            return _first_to_fail(processes)
+            return _wait(processes, stop)
         finally:
             _end(processes)
-            for message in sorted({file.read_text() for file in Path(errors).iterdir()}):
-                print(f"error: {message}", file=sys.stderr)
+            messages = {file.read_text() for file in Path(errors).iterdir()}
+            for message in sorted(messages):
+                if not any(message != other and message.endswith(f" has ended: {other}") for other in messages):
+                    print(f"error: {message}", file=sys.stderr)
 
 
-def _first_to_fail(processes: Sequence[subprocess.Popen]) -> int:
-    """Wait for all processes, or for one to fail; returns its exit status, 0 when none did."""
-    while True:
-        statuses = [process.poll() for process in processes]
-        failed = [status for status in statuses if status]
-        if failed:
-            return failed[0] if failed[0] > 0 else 128 - failed[0]  # ended by a signal: as a shell says it
-        if None not in statuses:
-            return 0
+OTHERS_SECONDS = 60.0
+"""How long the other processes have to find out by themselves that one has failed."""
+
+
+def _wait(processes: Sequence[subprocess.Popen], stop: StopRequest) -> int:
+    """Wait for all processes; returns the exit status of the first to fail, 0 when none did."""
+    passed_on = False
+    first, since = 0, 0.0
+    while None in (statuses := [process.poll() for process in processes]):
+        if stop and not passed_on:
+            passed_on = True
+            for process in processes:
+                process.send_signal(stop.signum)
+        if not first and (failed := [status for status in statuses if status]):
+            first, since = failed[0], time.monotonic()
+        if first and first != STOPPED and time.monotonic() - since > OTHERS_SECONDS:
+            break
         time.sleep(0.2)
+    first = first or next((status for status in statuses if status), 0)
+    if first < 0:
+        rank = statuses.index(first)
+        print(f"error: process {rank} was ended by {signal.Signals(-first).name}", file=sys.stderr)
+    return first if first >= 0 else 128 - first  # ended by a signal: as a shell says it
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
@@ -148,11 +165,30 @@ class SubmittedRun:
     overrides: tuple[str, ...]
 
     def __call__(self) -> None:
+        """Run; a run that was asked to end is given back to submitit, which submits it again.
+
+        submitit handles the signal of a preemption or time limit (SIGUSR2 unless SUBMITIT_PREEMPT_SIGNAL names
+        another) at once, in the middle of whatever runs. Here the run's own handlers stand in its place, and
+        submitit's is called when the run has saved: by its protocol process 0 calls `checkpoint`, stores what that
+        gives, and requeues the job.
+        """
         import submitit
 
+        requeue = signal.getsignal(submitit.JobEnvironment()._usr_sig())
         environment = submitit.helpers.TorchDistributedEnvironment().export(overwrite=True)
         os.environ["LOCAL_WORLD_SIZE"] = str(environment.local_world_size)
-        status = guard(lambda: run_here(load(self.cfg_file, self.overrides)))
+        stopped: list[Stopped] = []
+
+        def run() -> None:
+            try:
+                run_here(load(self.cfg_file, self.overrides))
+            except Stopped as reason:
+                stopped.append(reason)
+                raise
+
+        status = guard(run)
+        if stopped and callable(requeue):
+            requeue(stopped[0].signum, None)  # ends process 0
         if status:
             raise SystemExit(status)
 
@@ -169,10 +205,12 @@ def submit(parsed: argparse.Namespace, cfg, num_processes: int) -> None:
 
     folder = Path(cfg.OUTPUT_DIR).resolve() / "submitit"
     try:
-        executor = submitit.AutoExecutor(folder=folder, cluster=parsed.cluster)
+        limit = {f"{parsed.cluster}_max_num_timeout": parsed.max_timeouts}
+        executor = submitit.AutoExecutor(folder=folder, cluster=parsed.cluster, **limit)
     except RuntimeError as error:  # no srun here
         raise UserError(f"--launcher submitit --cluster {parsed.cluster}: {error}") from None
     slurm = {"partition": parsed.partition, "constraint": parsed.constraint, "comment": parsed.comment}
+    slurm["signal_delay_s"] = parsed.signal_seconds
     executor.update_parameters(
         name="mvidx",
         nodes=cfg.NUM_SHARDS,

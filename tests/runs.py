@@ -1,6 +1,7 @@
 """Small runs of the main job, as commands."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,14 @@ SMALL = [
 ]
 
 
-def run_net(*arguments, cwd, options=()):
-    """Run tools/run_net.py with the main job's config; fails on a traceback."""
+def run_net(*arguments, cwd, options=(), path=None):
+    """Run tools/run_net.py with the main job's config; fails on a traceback. `path` is searched for packages first."""
     command = [sys.executable, ROOT / "tools" / "run_net.py", "--cfg", CONFIG, *options, *arguments]
-    done = subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    search = [str(path), *filter(None, [os.environ.get("PYTHONPATH")])] if path else None
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(search)} if search else None
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

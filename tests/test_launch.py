@@ -1,20 +1,24 @@
 """Runs of several processes: their results are those of one, and mistakes are told once."""
 
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 
+from mvidx import distributed
 from mvidx.checkpoint.files import read_file
 from mvidx.launch import choose_launcher
-from tests.runs import SMALL, records, run_net
+from tests.runs import CONFIG, ROOT, SMALL, records, run_net
 
 # Numbers that two processes do not divide. SGD, whose steps are the gradients: Adam blows the rounding errors of
 # gradients that are zero (a bias of all keys) up to full steps.
 UNEVEN = [
     *(*SMALL, "MOTION.NUM_TRAIN", 13, "MOTION.NUM_VAL", 5, "MOTION.NUM_TEST", 7),
-    *("SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.BASE_LR", 0.1),
+    *("SOLVER.OPTIMIZING_METHOD", "sgd", "SOLVER.BASE_LR", 0.1, "EMA.ENABLE", True, "EMA.DECAY", 0.5),
+    *("SOLVER.CLIP_GRAD_L2NORM", 1.0),
 ]
 
 
@@ -31,9 +35,10 @@ def assert_same_run(a, b):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - {"timing", "kind"}:
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4), key
-    weights, others = (read_file(folder / "checkpoints" / "step_00000006.pyth")["model"] for folder in (a, b))
-    for name, weight in weights.items():
-        assert torch.allclose(weight, others[name], atol=1e-4), name
+    ours, theirs = (read_file(folder / "checkpoints" / "step_00000006.pyth") for folder in (a, b))
+    for part in ("model", "ema"):
+        for name, weight in ours[part].items():
+            assert torch.allclose(weight, theirs[part][name], atol=1e-4), name
     ours, theirs = (np.load(folder / "predictions.npz") for folder in (a, b))
     assert ours["id"].tolist() == theirs["id"].tolist() and len(ours["id"]) == 7
     assert np.allclose(ours["scores"], theirs["scores"], atol=1e-4)
@@ -47,8 +52,45 @@ def test_two_processes_give_the_run_of_one(one_process):
         cwd=folder, options=("--launcher", "local", "--processes", 2),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "with 2 process(es)" in done.stderr and done.stdout.count("top-1") == 1
+    assert "with 2 process(es)" in done.stderr and done.stdout.count("\n") == 1
     assert_same_run(folder / "one", folder / "two")
+
+
+def test_torchrun_with_split_weights_gives_the_run_of_one(one_process):
+    """FSDP2 under torchrun: the same gradients, averages, metrics and results, and checkpoints of whole tensors."""
+    folder = one_process
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    command += [ROOT / "tools" / "run_net.py", "--cfg", CONFIG, *UNEVEN, "MODEL.SHARDING", "fsdp"]
+    command += ["DATA.PATH_TO_DATA_DIR", folder / "motion", "OUTPUT_DIR", folder / "split"]
+    done = subprocess.run(list(map(str, command)), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "with 2 process(es) sharing the weights" in done.stderr
+    assert_same_run(folder / "one", folder / "split")
+    # it goes on in one process, which takes over what the two had
+    last = folder / "split" / "checkpoints" / "step_00000006.pyth"
+    expected = read_file(last)["model"]
+    last.unlink()
+    (folder / "split" / "checkpoints" / "best.pyth").unlink()
+    done = run_net(
+        *UNEVEN, "TEST.ENABLE", False, "DATA.PATH_TO_DATA_DIR", folder / "motion", "OUTPUT_DIR", folder / "split",
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0 and "the checkpoint is of 2 process(es), these are 1" in done.stderr
+    assert all(torch.allclose(value, expected[name], atol=1e-4) for name, value in read_file(last)["model"].items())
+
+
+def test_a_process_finds_its_place(monkeypatch):
+    """Under srun, over two nodes: from what SLURM says."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    slurm = {
+        "SLURM_JOB_ID": "100123", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NUM_NODES": "2", "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1", "SLURM_JOB_NODELIST": "gpu[07-08]",
+    }  # fmt: skip
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.place_from_environment() == distributed.Place(5, 8, 1, 4)
+    assert distributed._meeting_point() == {"MASTER_ADDR": "gpu07", "MASTER_PORT": "20123"}
 
 
 def test_submitit_runs_the_same(one_process):

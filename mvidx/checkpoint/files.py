@@ -2,21 +2,21 @@
 
 import argparse
 import collections
-import contextlib
 import os
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from iopath.common.file_io import g_pathmgr
 from torch import Tensor
 
+from mvidx.checkpoint.paths import write_atomically
 from mvidx.errors import UserError
+
+__all__ = ["ArrayUnpickler", "CheckpointError", "find_state", "local_path", "read_file", "write_atomically"]
 
 
 class CheckpointError(UserError):
@@ -144,12 +144,16 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def find_state(content: dict, path: str | os.PathLike) -> dict[str, Tensor]:
+def find_state(content: dict, path: str | os.PathLike, *, average: bool = False) -> dict[str, Tensor]:
     """The model's tensors in what `read_file` returned: under the usual names, or the dict itself.
 
-    NumPy arrays become tensors, and the `module.` that DistributedDataParallel puts before names goes.
+    With `average` the moving average of the weights: CheckpointError where the run kept none. NumPy arrays become
+    tensors, and the `module.` that DistributedDataParallel puts before names goes.
     """
-    for key in ("model_state", "model", "state_dict", "model_ema", "state_dict_ema"):
+    averages, plain = ("ema", "model_ema", "state_dict_ema"), ("model_state", "model", "state_dict")
+    if average and not any(isinstance(content.get(key), dict) for key in averages):
+        raise CheckpointError(f"checkpoint {path}: holds no moving average of the weights")
+    for key in averages if average else (*plain, *averages):
         if isinstance(content.get(key), dict):
             content = content[key]
             break
@@ -166,25 +170,3 @@ def find_state(content: dict, path: str | os.PathLike) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
-
-
-def write_atomically(path: str | os.PathLike, write: Callable[[str], None]) -> None:
-    """Let `write(temporary_name)` make a file beside `path`, sync it to the disk, then rename it.
-
-    Whatever goes wrong, `path` keeps what it had and no temporary file stays.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(str(temporary))
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()

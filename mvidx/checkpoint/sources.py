@@ -126,7 +126,9 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool = True) -> LoadReport:
+def load_checkpoint(
+    model: nn.Module, path: str | os.PathLike, *, strict: bool = True, average: bool = False
+) -> LoadReport:
     """Load a checkpoint of any known source into a model, print what was done, and return it.
 
     The source is recognised by its keys: our own files, PySlowFast and facebookresearch/mvit, timm,
@@ -137,12 +139,13 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike, *, strict: bool =
         model: a model of `create_model`.
         path: file, or anything else that iopath opens.
         strict: refuse a file that lacks a tensor of the model (the classifier apart).
+        average: take the moving average of the weights that a run with EMA.ENABLE saved, rather than the weights.
 
     Raises:
         CheckpointError: a ValueError that names the file and what is wrong: missing or damaged file, code
             inside, a tensor that nothing explains, a shape that does not fit, or missing tensors.
     """
-    report = load_content(model, read_file(path), path, strict=strict)
+    report = load_content(model, read_file(path), path, strict=strict, average=average)
     print(report)
     return report
 
@@ -153,9 +156,11 @@ def under_our_names(model: nn.Module, state: State) -> tuple[str, State]:
     return original or recognise(state)
 
 
-def load_content(model: nn.Module, content: dict, path: str | os.PathLike, *, strict: bool = True) -> LoadReport:
+def load_content(
+    model: nn.Module, content: dict, path: str | os.PathLike, *, strict: bool = True, average: bool = False
+) -> LoadReport:
     """`load_checkpoint` of what `read_file` gave for `path`; prints nothing."""
-    content = find_state(content, path)
+    content = find_state(content, path, average=average)
     source = "unrecognised"
     try:
         source, state = under_our_names(model, content)

@@ -1,5 +1,6 @@
 """From a config to what it describes: model, loss, optimizer, schedule."""
 
+import fnmatch
 from collections.abc import Callable, Sequence
 
 import torch
@@ -126,6 +127,8 @@ def build_loss(cfg: CfgNode) -> Callable[[Tensor, Tensor], Tensor]:
     name = cfg.MODEL.LOSS_FUNC
     if name not in LOSSES:
         raise ConfigError(f"MODEL.LOSS_FUNC={name!r}, expected one of {', '.join(LOSSES)}")
+    if cfg.DATA.MULTI_LABEL and not name.startswith("bce"):
+        raise ConfigError(f"MODEL.LOSS_FUNC={name!r}, expected 'bce' with DATA.MULTI_LABEL")
     return LOSSES[name]
 
 
@@ -151,6 +154,48 @@ def build_schedule(cfg: CfgNode) -> Schedule:
         raise ConfigError(f"SOLVER: {error}") from None
 
 
+def freeze_parts(model: nn.Module, parts: Sequence[str]) -> int:
+    """Let the named parts of a model not learn; returns how many parameters (numbers) that are.
+
+    Args:
+        parts: names or patterns of modules or parameters, see MODEL.FROZEN_PARTS.
+
+    Raises:
+        ConfigError: a part that the model does not have, or nothing that learns is left.
+    """
+    names = [name for name, _ in (*model.named_modules(), *model.named_parameters()) if name]
+    parameters = dict(model.named_parameters())
+    frozen: set[str] = set()
+    for part in parts:
+        found = fnmatch.filter(names, part)
+        if not found:
+            near = sorted({name.split(".")[0] for name in parameters})
+            raise ConfigError(f"MODEL.FROZEN_PARTS: {part!r} is no part of the model, which has {', '.join(near)}")
+        frozen |= {name for name in parameters for prefix in found if name == prefix or name.startswith(f"{prefix}.")}
+    if len(frozen) == len(parameters):
+        raise ConfigError(f"MODEL.FROZEN_PARTS={list(parts)} leaves nothing that learns")
+    for name in frozen:
+        parameters[name].requires_grad_(False)
+    return sum(parameters[name].numel() for name in frozen)
+
+
+def synchronize_batch_norms(model: nn.Module, device: torch.device) -> nn.Module:
+    """Let batch norms take their training statistics over all processes: torch's on a GPU, pytorchvideo's on a CPU."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    from pytorchvideo.layers.batch_norm import NaiveSyncBatchNorm1d, NaiveSyncBatchNorm2d, NaiveSyncBatchNorm3d
+
+    kinds = {
+        nn.BatchNorm1d: NaiveSyncBatchNorm1d,
+        nn.BatchNorm2d: NaiveSyncBatchNorm2d,
+        nn.BatchNorm3d: NaiveSyncBatchNorm3d,
+    }
+    for module in model.modules():
+        if type(module) in kinds:
+            module.__class__ = kinds[type(module)]  # they differ in their forward pass alone
+    return model
+
+
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     solver = cfg.SOLVER
     if not 0 < solver.LAYER_DECAY <= 1:
@@ -162,6 +207,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         exempt_vectors=solver.ZERO_WD_1D_PARAM,
         exempt_names=exempt,
         layer_decay=solver.LAYER_DECAY,
+        batch_norm_decay=cfg.BN.WEIGHT_DECAY,
+        backbone_lr_scale=solver.BACKBONE_LR_SCALE,
     )
     groups = [{key: value for key, value in group.items() if key != "names"} for group in groups]
     method, betas = solver.OPTIMIZING_METHOD, tuple(solver.BETAS)
@@ -174,4 +221,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, dampening=solver.DAMPENING, nesterov=nesterov
         )
-    raise ConfigError(f"SOLVER.OPTIMIZING_METHOD={method!r}, expected 'adamw', 'adam' or 'sgd'")
+    if method == "lamb":
+        from timm.optim import Lamb
+
+        return Lamb(groups, lr=solver.BASE_LR, betas=betas, max_grad_norm=None)  # clipping is SOLVER.CLIP_GRAD_*'s
+    raise ConfigError(f"SOLVER.OPTIMIZING_METHOD={method!r}, expected 'adamw', 'adam', 'sgd' or 'lamb'")

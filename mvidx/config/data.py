@@ -22,6 +22,7 @@ from mvidx.data.ssv2 import NAME as SSV2
 from mvidx.data.ssv2 import label_names, read_ssv2
 from mvidx.data.transforms import TrainImageTransform, TrainTransform
 from mvidx.distributed import Place
+from mvidx.engine.loading import batches_of
 
 DATASETS = ("kinetics", "ssv2", "folder", "imagenet", "motion")
 
@@ -47,6 +48,8 @@ def read_videos(cfg: CfgNode, split: str) -> VideoList:
         raise ConfigError("DATA.PATH_TO_DATA_DIR is empty, expected the dataset's folder, see docs/datasets.md")
     root = Path(cfg.DATA.PATH_TO_DATA_DIR)
     num_classes = cfg.MODEL.NUM_CLASSES
+    if cfg.DATA.MULTI_LABEL and dataset != "kinetics":
+        raise ConfigError(f"DATA.MULTI_LABEL is for lists of videos ('kinetics'), and the dataset is {dataset!r}")
     if dataset == "motion":
         make_motion_dataset(cfg, root)
     if dataset in ("folder", "imagenet"):
@@ -60,12 +63,13 @@ def read_videos(cfg: CfgNode, split: str) -> VideoList:
             separator=cfg.DATA.PATH_LABEL_SEPARATOR,
         )
     else:
-        videos = annotations.read_video_list(
-            root / f"{split}.csv",
+        read = annotations.read_multi_label_list if cfg.DATA.MULTI_LABEL else annotations.read_video_list
+        videos = read(
+            os.path.join(cfg.DATA.PATH_TO_DATA_DIR, f"{split}.csv"),
             num_classes=num_classes,
             prefix=cfg.DATA.PATH_PREFIX,
             separator=cfg.DATA.PATH_LABEL_SEPARATOR,
-            root=root,
+            root=cfg.DATA.PATH_TO_DATA_DIR,
         )
     if isinstance(videos, ImageList) != takes_images(cfg):
         has, takes = ("images", "clips") if isinstance(videos, ImageList) else ("videos", "images")
@@ -189,6 +193,7 @@ def train_batches(cfg: CfgNode, videos: VideoList, place: Place) -> loader.Epoch
             seed=cfg.RNG_SEED,
             rank=place.rank,
             world_size=place.world_size,
+            accumulate=cfg.SOLVER.ACCUMULATION_STEPS,
         )
     except ValueError as error:
         raise ConfigError(f"TRAIN.BATCH_SIZE={cfg.TRAIN.BATCH_SIZE}: {error}") from None
@@ -294,7 +299,24 @@ def normalization(cfg: CfgNode, split: str) -> Normalization:
     )
 
 
-def batch_transform(cfg: CfgNode, place: Place) -> BatchTransform:
+def targets_of(videos: VideoList | None):
+    """What gives targets by labels in samples; None where each video has one label."""
+    return videos.targets if isinstance(videos, annotations.MultiLabelList) else None
+
+
+def precise_batches(cfg: CfgNode, videos: VideoList, place: Place, device: torch.device):
+    """(function of the epoch that gives normalised training clips on the device, how many batches of them)."""
+    batches = train_batches(cfg, videos, place)
+    loading, prepare = build_train_loader(cfg, videos, batches, device), normalization(cfg, "train")
+
+    def clips_of(epoch: int):
+        batches.set_position(epoch)
+        return (prepare(batch.clips.to(device, non_blocking=True)) for batch in batches_of(loading))
+
+    return clips_of, min(cfg.BN.NUM_BATCHES_PRECISE, len(batches) * batches.accumulate)
+
+
+def batch_transform(cfg: CfgNode, place: Place, videos: VideoList | None = None) -> BatchTransform:
     """What training batches go through on the device."""
     aug, mixup = cfg.AUG, cfg.MIXUP
     erasing = mix = None
@@ -312,4 +334,6 @@ def batch_transform(cfg: CfgNode, place: Place) -> BatchTransform:
             switch_probability=mixup.SWITCH_PROB,
             smoothing=mixup.LABEL_SMOOTH_VALUE,
         )
-    return BatchTransform(normalization(cfg, "train"), erasing, mix, seed=cfg.RNG_SEED, rank=place.rank)
+    return BatchTransform(
+        normalization(cfg, "train"), erasing, mix, seed=cfg.RNG_SEED, rank=place.rank, targets_of=targets_of(videos)
+    )

@@ -26,6 +26,11 @@ _C.TRAIN.CHECKPOINT_PERIOD = 10
 _C.TRAIN.CHECKPOINT_STEPS = 0
 # How many of the newest checkpoints stay in OUTPUT_DIR/checkpoints.
 _C.TRAIN.CHECKPOINTS_KEPT = 2
+# Write checkpoints while training goes on, from a copy of the state in memory.
+_C.TRAIN.CHECKPOINT_BACKGROUND = True
+# By what OUTPUT_DIR/checkpoints/best.pyth is chosen: a value of the "val" records in metrics.jsonl ("top1", "map",
+# "loss", "ema_top1"); "auto" for top1, with DATA.MULTI_LABEL for map; empty to keep no best one.
+_C.TRAIN.BEST_METRIC = "auto"
 # Go on from the newest checkpoint in OUTPUT_DIR, when there is one.
 _C.TRAIN.AUTO_RESUME = True
 # Weights to start from when nothing is resumed: any file that mvidx.load_checkpoint reads.
@@ -77,6 +82,8 @@ _C.DATA.DECODING_BACKEND = "decord"
 # 0 for no limit. The limit holds inside the decoder's C code too: videos are then decoded in a process beside each
 # worker, and one that crashes its decoder counts as unreadable as well.
 _C.DATA.DECODE_TIMEOUT_SECONDS = 60.0
+# Several labels a video, rows of "path label,label,..." (docs/datasets.md). Needs LOSS_FUNC bce and HEAD_ACT sigmoid.
+_C.DATA.MULTI_LABEL = False
 # Frames of a clip.
 _C.DATA.NUM_FRAMES = 8
 # Distance between the frames of a clip, in frames at TARGET_FPS.
@@ -181,10 +188,29 @@ _C.MODEL.LOSS_FUNC = "cross_entropy"
 _C.MODEL.HEAD_ACT = "softmax"
 # Leave the running statistics of batch norms as they are while training.
 _C.MODEL.FROZEN_BN = False
+# Parts of the model that do not learn: names of modules or parameters, with all that is in them, or patterns such as
+# "blocks.[0-3]". Batch norms in them keep their statistics.
+_C.MODEL.FROZEN_PARTS = []
+# Compile the model by torch.compile, and its backend.
+_C.MODEL.COMPILE = False
+_C.MODEL.COMPILE_BACKEND = "inductor"
+# How several processes share a model: "ddp" (each has it whole) or "fsdp" (weights, gradients and optimizer state are
+# split over them, by FSDP2).
+_C.MODEL.SHARDING = "ddp"
 # Recompute activations in the backward pass.
 _C.MODEL.ACT_CHECKPOINT = False
 # Other arguments of the model's constructor, for models chosen by name.
 _C.MODEL.ARGUMENTS = CfgNode(new_allowed=True)
+
+# ---------------------------------------------------------------------------- batch norms
+_C.BN = CfgNode()
+# "batchnorm", or "sync_batchnorm": training statistics of the batches of all processes.
+_C.BN.NORM_TYPE = "batchnorm"
+# Before every evaluation, compute the running statistics anew with the weights as they are, over this many batches.
+_C.BN.USE_PRECISE_STATS = False
+_C.BN.NUM_BATCHES_PRECISE = 200
+# Weight decay of batch norms' parameters.
+_C.BN.WEIGHT_DECAY = 0.0
 
 # ---------------------------------------------------------------------------- MViT
 _C.MVIT = CfgNode()
@@ -243,7 +269,7 @@ _C.MVIT.ZERO_DECAY_POS_CLS = True
 
 # ---------------------------------------------------------------------------- optimization
 _C.SOLVER = CfgNode()
-# "adamw", "adam" or "sgd".
+# "adamw", "adam", "sgd" or "lamb" (timm's: bias correction, decay inside the trust ratio).
 _C.SOLVER.OPTIMIZING_METHOD = "sgd"
 # Learning rate after the warm-up, for the batch of one node.
 _C.SOLVER.BASE_LR = 0.1
@@ -274,10 +300,23 @@ _C.SOLVER.WEIGHT_DECAY = 1e-4
 _C.SOLVER.ZERO_WD_1D_PARAM = False
 # Learning rate of a layer over that of the next deeper one.
 _C.SOLVER.LAYER_DECAY = 1.0
+# Learning rate of all but the classifier over that of the classifier, for fine-tuning.
+_C.SOLVER.BACKBONE_LR_SCALE = 1.0
+# Batches of TRAIN.BATCH_SIZE whose gradients make one step: the effective batch is that many times as large.
+_C.SOLVER.ACCUMULATION_STEPS = 1
+# A step whose loss or gradient is not finite is skipped; this many of them in a row end the run.
+_C.SOLVER.MAX_NONFINITE_STEPS = 5
 # Largest norm of the gradient; None for no clipping.
 _C.SOLVER.CLIP_GRAD_L2NORM = None
 # Largest value in the gradient; None for no clipping. Goes before CLIP_GRAD_L2NORM.
 _C.SOLVER.CLIP_GRAD_VAL = None
+
+# ---------------------------------------------------------------------------- moving average of the weights
+_C.EMA = CfgNode()
+# Keep one, evaluate and test it beside the weights (ema_* in metrics.jsonl, OUTPUT_DIR/ema), and save it with them.
+_C.EMA.ENABLE = False
+# Share of the old average that stays at each step.
+_C.EMA.DECAY = 0.9999
 
 # ---------------------------------------------------------------------------- the run
 # GPUs of a node: -1 takes one when there is one, else the CPU; 0 is the CPU.
@@ -293,6 +332,13 @@ _C.LOG_PERIOD = 10
 _C.TENSORBOARD = CfgNode()
 # Write TensorBoard events.
 _C.TENSORBOARD.ENABLE = True
+_C.WANDB = CfgNode()
+# Send the same numbers to Weights & Biases (pip install 'mvidx[wandb]').
+_C.WANDB.ENABLE = False
+# Its project, the run's name there (empty: wandb's choice), and "online", "offline" or "disabled".
+_C.WANDB.PROJECT = "mvidx"
+_C.WANDB.NAME = ""
+_C.WANDB.MODE = "online"
 
 
 def get_cfg() -> CfgNode:

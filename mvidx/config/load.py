@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from fvcore.common.config import BASE_KEY, CfgNode
+from iopath.common.file_io import g_pathmgr
 
 from mvidx.config import slowfast
 from mvidx.config.defaults import get_cfg
@@ -51,10 +52,10 @@ def parse_config(content: Mapping[str, Any], where: str, overrides: Sequence[str
 
 def _read_yaml(path: str) -> dict:
     """The file's keys, laid over those of its base. Relative bases are looked for beside the file."""
-    if not os.path.isfile(path):
+    if not g_pathmgr.isfile(path):
         raise ConfigError(f"config file {path} does not exist")
     try:
-        with open(path) as file:
+        with g_pathmgr.open(path, "r") as file:
             content = yaml.safe_load(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from None

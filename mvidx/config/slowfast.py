@@ -37,7 +37,7 @@ IGNORED = {
     *("TENSORBOARD.CATEGORIES_PATH", "TENSORBOARD.CONFUSION_MATRIX", "TENSORBOARD.HISTOGRAM"),
     *("TENSORBOARD.MODEL_VIS", "TENSORBOARD.WRONG_PRED_VIS"),
     # Read by nothing in PySlowFast either, or only together with a key that is refused.
-    *("SOLVER.GAMMA", "SOLVER.STEP_SIZE", "SOLVER.WARMUP_FACTOR", "AUG.RE_SPLIT", "BN.NUM_BATCHES_PRECISE"),
+    *("SOLVER.GAMMA", "SOLVER.STEP_SIZE", "SOLVER.WARMUP_FACTOR", "AUG.RE_SPLIT"),
     *("DATA.SKIP_ROWS", "BN.NUM_SPLITS", "AUG.MASK_TUBE", "AUG.MASK_FRAMES", "AUG.MASK_WINDOW_SIZE"),
     *("AUG.MASK_RATIO", "AUG.MAX_MASK_PATCHES_PER_BLOCK", "DATA.LOADER_CHUNK_OVERALL_SIZE"),
     # Noise on the colours of images when AUG.ENABLE is False; left out.
@@ -158,14 +158,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "TEST": (_CAFFE2, {"CHECKPOINT_TYPE": "pytorch"}),
     "BN": (
-        "batch norms are PyTorch's own",
-        {
-            "USE_PRECISE_STATS": False,
-            "NORM_TYPE": "batchnorm",
-            "WEIGHT_DECAY": 0.0,
-            "NUM_SYNC_DEVICES": 1,
-            "GLOBAL_SYNC": False,
-        },
+        "BN.NORM_TYPE sync_batchnorm synchronises over all processes",
+        {"NUM_SYNC_DEVICES": 1, "GLOBAL_SYNC": False},
     ),
     "DATA": (
         _CONTRASTIVE,
@@ -199,7 +193,6 @@ REFUSED_KEYS: dict[str, tuple[Any, str]] = {
     "MVIT.SEPARATE_QKV": (False, "query, key and value share one weight in checkpoints"),
     "MVIT.USE_FIXED_SINCOS_POS": (False, "fixed sine positions are not supported"),
     "SOLVER.LARS_ON": (False, "LARS is not supported"),
-    "DATA.MULTI_LABEL": (False, "videos with several labels are not supported"),
     "DATA.LOADER_CHUNK_SIZE": (0, _NO_CHUNKS),
     "DATA.PATH_TO_PRELOAD_IMDB": ("", "image lists in JSON are not read; images lie in a folder a class"),
     "DATA.IN22K_TRAINVAL": (False, "ImageNet-21k is not supported"),

@@ -60,7 +60,7 @@ def start_from_checkpoint(cfg: CfgNode, model: nn.Module, trainer: Trainer) -> N
         load_weights(cfg, model)
         return
     content = read_file(path)
-    if isinstance(content, dict) and {"model", "optimizer", "generators", "epoch"} <= set(content):
+    if isinstance(content, dict) and {"model", "optimizer", "epoch"} <= set(content):
         try:
             trainer.load_state_dict(content)
         except (RuntimeError, ValueError, KeyError) as error:

@@ -64,7 +64,41 @@ class VideoList:
         return f"{self.source}, row {index + 1 if self.rows is None else self.rows[index]}"
 
 
+class MultiLabelList(VideoList):
+    """Videos with any number of labels each. `labels` says which row of `targets` a video has.
+
+    Args:
+        paths: one a video.
+        label_sets: the labels of each.
+        num_classes: width of the targets.
+        source, rows: see `VideoList`.
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[str],
+        label_sets: Sequence[Sequence[int]],
+        *,
+        num_classes: int,
+        source: str = "",
+        rows: Iterable[int] | None = None,
+    ):
+        super().__init__(paths, range(len(label_sets)), source=source, rows=rows)
+        self.num_classes = num_classes
+        self._flat = np.fromiter((label for labels in label_sets for label in labels), np.int32)
+        self._bounds = np.cumsum([0, *map(len, label_sets)], dtype=np.int64)
+
+    def targets(self, rows: Iterable[int]) -> np.ndarray:
+        """uint8 (N, classes), 1 for each label of the rows (as `labels` has them) of N videos."""
+        rows = list(rows)
+        targets = np.zeros((len(rows), self.num_classes), np.uint8)
+        for target, row in zip(targets, rows, strict=True):
+            target[self._flat[self._bounds[row] : self._bounds[row + 1]]] = 1
+        return targets
+
+
 _SEPARATORS = (" ", ",", "\t")
+_NO_LABELS = ("-", '""')
 
 
 def split_row(row: str, separator: str) -> tuple[str, str]:
@@ -74,6 +108,84 @@ def split_row(row: str, separator: str) -> tuple[str, str]:
         if found and label.strip().lstrip("-").isdigit():
             return path.strip(), label.strip()
     raise ValueError
+
+
+def _split_labels(row: str, separator: str) -> tuple[str, list[int]]:
+    """(path, labels) of a row `path 3,17,42`: split at the last separator, a tab or a space."""
+    separators = (separator, "\t", " ") if separator.strip(" ,") else ("\t", " ")
+    for candidate in separators:
+        path, found, labels = row.rpartition(candidate)
+        labels = labels.strip()
+        if found and path.strip() and labels in _NO_LABELS:
+            return path.strip(), []
+        numbers = labels.strip('"').split(",")
+        if found and path.strip() and all(number.strip().isdigit() for number in numbers):
+            return path.strip(), sorted({int(number) for number in numbers})
+    raise ValueError
+
+
+def read_multi_label_list(
+    file: str | os.PathLike, *, num_classes: int, prefix: str = "", separator: str = " ", root: str | os.PathLike = ""
+) -> MultiLabelList:
+    """Read rows of a path and its labels, joined by commas: `path 3,17,42`, or `path -` for a video with none.
+
+    Args:
+        file: text file, one video a row; empty rows are passed over.
+        num_classes: labels must be below.
+        prefix: folder put before every path.
+        separator: between path and labels, no comma; a tab or a space is recognised anyway.
+        root: folder that relative paths are looked for in when they are not found as they stand.
+
+    Raises:
+        DataError: as `read_video_list`.
+    """
+    label_sets: list[list[int]] = []
+
+    def split(row: str) -> tuple[str, list[int]]:
+        path, labels = _split_labels(row, separator)
+        label_sets.append(labels)
+        return path, labels
+
+    file = os.fspath(file)
+    expected = "'path label,label,...' (or 'path -' for no label)"
+    paths, rows = _read_rows(file, split, num_classes=num_classes, prefix=prefix, root=root, expected=expected)
+    return MultiLabelList(paths, label_sets, num_classes=num_classes, source=file, rows=rows)
+
+
+def _read_rows(
+    file: str,
+    split: Callable[[str], tuple[str, list[int]]],
+    *,
+    num_classes: int,
+    prefix: str,
+    root: str | os.PathLike,
+    expected: str,
+) -> tuple[list[str], list[int]]:
+    """(paths, row numbers) of a list; `split` gives path and labels of a row, and ValueError for another row."""
+    if not g_pathmgr.isfile(file):
+        raise DataError(f"annotation file {file} does not exist")
+    paths, rows = [], []
+    with g_pathmgr.open(file, "r") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                path, labels = split(line.rstrip("\r\n"))
+            except ValueError:
+                raise DataError(f"{file}, row {number}: {line.strip()!r} has no label, expected {expected}") from None
+            for label in labels:
+                if not 0 <= label < num_classes:
+                    raise DataError(
+                        f"{file}, row {number}: label {label} is outside the {num_classes} classes "
+                        f"(0 to {num_classes - 1})"
+                    )
+            paths.append(os.path.join(prefix, path) if prefix else path)
+            rows.append(number)
+    if not paths:
+        raise DataError(f"annotation file {file} is empty, expected rows of {expected}")
+    if root and not os.path.isabs(paths[0]) and not os.path.exists(paths[0]) and "://" not in paths[0]:
+        paths = [os.path.join(root, path) for path in paths]
+    return paths, rows
 
 
 def read_video_list(
@@ -92,30 +204,16 @@ def read_video_list(
         DataError: missing or empty file, a row without a label, a label outside the classes; each names
             file and row.
     """
+    all_labels: list[int] = []
+
+    def split(row: str) -> tuple[str, list[int]]:
+        path, label = split_row(row, separator)
+        all_labels.append(int(label))
+        return path, [int(label)]
+
     file = os.fspath(file)
-    if not g_pathmgr.isfile(file):
-        raise DataError(f"annotation file {file} does not exist")
-    paths, labels, rows = [], [], []
-    with g_pathmgr.open(file, "r") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                path, label = split_row(line.rstrip("\r\n"), separator)
-            except ValueError:
-                raise DataError(f"{file}, row {number}: {line.strip()!r} has no label, expected 'path label'") from None
-            if not 0 <= int(label) < num_classes:
-                raise DataError(
-                    f"{file}, row {number}: label {label} is outside the {num_classes} classes (0 to {num_classes - 1})"
-                )
-            paths.append(os.path.join(prefix, path) if prefix else path)
-            labels.append(int(label))
-            rows.append(number)
-    if not paths:
-        raise DataError(f"annotation file {file} is empty, expected rows of 'path label'")
-    if root and not os.path.isabs(paths[0]) and not os.path.exists(paths[0]):
-        paths = [os.path.join(root, path) for path in paths]
-    return VideoList(paths, labels, source=file, rows=rows)
+    paths, rows = _read_rows(file, split, num_classes=num_classes, prefix=prefix, root=root, expected="'path label'")
+    return VideoList(paths, all_labels, source=file, rows=rows)
 
 
 # How files of the known containers begin, as (offset, bytes).

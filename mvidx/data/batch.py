@@ -5,10 +5,11 @@ that a resumed run draws what an uninterrupted one does.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mvidx.data.erase import RandomErasing
@@ -46,6 +47,7 @@ class BatchTransform:
         mix: third, a draw for the batch.
         seed: of all draws.
         rank: this process: each mixes its own batch.
+        targets_of: gives uint8 (B, classes) by labels, where a video may have several; see `MultiLabelList`.
     """
 
     normalization: Normalization
@@ -53,6 +55,7 @@ class BatchTransform:
     mix: Mix | None = None
     seed: int = 0
     rank: int = 0
+    targets_of: Callable[[Sequence[int]], np.ndarray] | None = None
 
     def __call__(
         self, clips: Tensor, labels: Tensor, *, indices: Sequence[int], epoch: int, step: int
@@ -64,6 +67,8 @@ class BatchTransform:
             epoch, step: where the run stands.
         """
         clips = self.normalization(clips)
+        if self.targets_of is not None:
+            labels = torch.from_numpy(self.targets_of(labels.tolist())).to(clips.device, torch.float32)
         if self.erasing is not None:
             seen: Counter[int] = Counter()
             for clip, index in zip(clips, indices, strict=True):

@@ -22,28 +22,41 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         batch_size: videos a process takes in a step.
         seed: of the order.
         rank, world_size: this process, and how many there are.
+        accumulate: batches that make a step.
 
     Attributes:
         epoch: the epoch that the next iteration runs through.
         start_step: the step it starts at; 0 but for a resumed epoch.
     """
 
-    def __init__(self, num_items: int, *, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        num_items: int,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+    ):
         self.num_items = num_items
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.accumulate = accumulate
         self.epoch = 0
         self.start_step = 0
         if len(self) == 0:
+            times = f" x {accumulate} batches a step" if accumulate > 1 else ""
             raise ValueError(
-                f"a batch of {batch_size} x {world_size} processes is larger than the {num_items} training videos"
+                f"a batch of {batch_size} x {world_size} processes{times} is larger than the {num_items} training "
+                "videos"
             )
 
     def __len__(self) -> int:
         """Steps of a whole epoch."""
-        return self.num_items // (self.batch_size * self.world_size)
+        return self.num_items // (self.batch_size * self.world_size * self.accumulate)
 
     def set_position(self, epoch: int, step: int = 0) -> None:
         """Let the next iteration run through `epoch` from `step` on."""
@@ -52,8 +65,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, start = self.epoch, self.start_step
         order = np.random.default_rng((self.seed, epoch)).permutation(self.num_items)
-        for step in range(start, len(self)):
-            first = (step * self.world_size + self.rank) * self.batch_size
+        for batch in range(start * self.accumulate, len(self) * self.accumulate):
+            first = (batch * self.world_size + self.rank) * self.batch_size
             yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
 
 

@@ -19,6 +19,13 @@ def smooth_one_hot(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> 
     return targets.scatter_(1, labels.view(-1, 1), 1.0 - smoothing + rest)
 
 
+def smoothed(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
+    """Targets float32 (B, num_classes) of labels int64 (B,), or of float 0 or 1 (B, num_classes) for several each."""
+    if labels.ndim == 1:
+        return smooth_one_hot(labels, num_classes, smoothing)
+    return labels.float() * (1.0 - smoothing) + smoothing / num_classes
+
+
 def cutmix_box(height: int, width: int, share: float, rng: np.random.Generator) -> Box:
     """A box of 1 - `share` of the area around a random centre, cut off at the borders."""
     ratio = np.sqrt(1 - share)
@@ -61,8 +68,8 @@ class Mix:
         return 1 - (bottom - top) * (right - left) / (height * width), box
 
     def apply(self, clips: Tensor, labels: Tensor, share: float, box: Box | None) -> tuple[Tensor, Tensor]:
-        """Mix with what was drawn: float (B, ..., H, W), int64 (B,) -> the same, float32 (B, num_classes)."""
-        targets = smooth_one_hot(labels, self.num_classes, self.smoothing)
+        """Mix with what was drawn: float (B, ..., H, W), labels (see `smoothed`) -> the same, float32 targets."""
+        targets = smoothed(labels, self.num_classes, self.smoothing)
         if share == 1.0:
             return clips, targets
         if box is None:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import join, make_folder, write_atomically, write_text
 from mvidx.data.annotations import VideoList
+from mvidx.engine.metrics import average_precision
 from mvidx.engine.tester import Predictions
+
+THRESHOLD = 0.5
+"""Score from which a class counts as seen in confusion.csv, where a video may have several."""
 
 
 def confusion_matrix(predictions: Predictions, num_classes: int) -> np.ndarray:
@@ -19,7 +23,34 @@ def confusion_matrix(predictions: Predictions, num_classes: int) -> np.ndarray:
     return matrix
 
 
-def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
+def _class_tables(predictions: Predictions, class_names: Sequence[str]) -> tuple[list[list], list[list]]:
+    """Rows of per_class.csv and confusion.csv, where a video has one class."""
+    matrix = confusion_matrix(predictions, len(class_names))
+    counts, right = matrix.sum(1), matrix.diagonal()
+    per_class = [
+        [label, name, int(counts[label]), f"{100 * right[label] / counts[label]:.2f}" if counts[label] else ""]
+        for label, name in enumerate(class_names)
+    ]
+    rows = [[name, *map(int, matrix[label])] for label, name in enumerate(class_names)]
+    return [["label", "name", "num_videos", "top1"], *per_class], [["actual \\ predicted", *class_names], *rows]
+
+
+def _multi_label_tables(predictions: Predictions, class_names: Sequence[str]) -> tuple[list[list], list[list]]:
+    """Rows of per_class.csv and confusion.csv, where a video may have several classes: a yes or no for each."""
+    precisions = average_precision(predictions.scores, predictions.labels)
+    is_one, seen = predictions.labels > 0, predictions.scores >= THRESHOLD
+    per_class: list[list] = [["label", "name", "num_videos", "average_precision"]]
+    confusion: list[list] = [["name", "true_positives", "false_positives", "false_negatives", "true_negatives"]]
+    for label, name in enumerate(class_names):
+        actual, predicted = is_one[:, label], seen[:, label]
+        precision = "" if np.isnan(precisions[label]) else f"{100 * precisions[label]:.2f}"
+        per_class.append([label, name, int(actual.sum()), precision])
+        pairs = ((actual, predicted), (~actual, predicted), (actual, ~predicted), (~actual, ~predicted))
+        confusion.append([name, *(int((a & b).sum()) for a, b in pairs)])
+    return per_class, confusion
+
+
+def _write_csv(path: str, rows: Sequence[Sequence]) -> None:
     def write(temporary: str) -> None:
         with open(temporary, "w", newline="") as file:
             csv.writer(file).writerows(rows)
@@ -28,7 +59,7 @@ def _write_csv(path: Path, rows: Sequence[Sequence]) -> None:
 
 
 def write_results(
-    folder: Path,
+    folder: str | Path,
     predictions: Predictions,
     videos: VideoList,
     *,
@@ -42,7 +73,7 @@ def write_results(
     Accuracies are over the videos that could be read; `num_videos` counts all, `num_failed` the others.
     `extra` goes into results.json as it is.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     results = {
         **predictions.accuracy(),
         "num_videos": len(videos),
@@ -56,7 +87,7 @@ def write_results(
             for index, (path, reason) in predictions.failures.items()
         ],
     }
-    write_atomically(folder / "results.json", lambda name: Path(name).write_text(json.dumps(results, indent=1) + "\n"))
+    write_text(join(folder, "results.json"), json.dumps(results, indent=1) + "\n")
 
     ids = np.array([videos.path(int(index)) for index in predictions.indices], dtype=np.str_)
 
@@ -64,15 +95,9 @@ def write_results(
         with open(name, "wb") as file:  # a file object: savez would append .npz to a temporary name
             np.savez_compressed(file, id=ids, label=predictions.labels, scores=predictions.scores)
 
-    write_atomically(folder / "predictions.npz", write_arrays)
-
-    matrix = confusion_matrix(predictions, len(class_names))
-    counts, right = matrix.sum(1), matrix.diagonal()
-    per_class = [
-        [label, name, int(counts[label]), f"{100 * right[label] / counts[label]:.2f}" if counts[label] else ""]
-        for label, name in enumerate(class_names)
-    ]
-    _write_csv(folder / "per_class.csv", [["label", "name", "num_videos", "top1"], *per_class])
-    rows = [[name, *map(int, matrix[label])] for label, name in enumerate(class_names)]
-    _write_csv(folder / "confusion.csv", [["actual \\ predicted", *class_names], *rows])
+    write_atomically(join(folder, "predictions.npz"), write_arrays)
+    tables = _multi_label_tables if predictions.multi_label else _class_tables
+    per_class, confusion = tables(predictions, class_names)
+    _write_csv(join(folder, "per_class.csv"), per_class)
+    _write_csv(join(folder, "confusion.csv"), confusion)
     return results

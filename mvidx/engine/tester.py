@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mvidx import distributed
 from mvidx.data.datasets import Sample
-from mvidx.engine.metrics import topk_correct
+from mvidx.engine.loading import batches_of
+from mvidx.engine.metrics import average_precision, topk_correct
+from mvidx.engine.stop import Stopped, StopRequest
 from mvidx.engine.trainer import autocast
 
 
@@ -19,7 +22,7 @@ class Predictions:
 
     Attributes:
         indices: int64 (N,), which video of the list; ascending.
-        labels: int64 (N,).
+        labels: int64 (N,); of videos with several labels uint8 (N, classes), 1 for each of them.
         scores: float32 (N, classes), mean or maximum over the views.
         failures: {video: (path, reason)}.
     """
@@ -29,17 +32,40 @@ class Predictions:
     scores: np.ndarray
     failures: dict[int, tuple[str, str]] = field(default_factory=dict)
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several labels."""
+        return self.labels.ndim == 2
+
     def accuracy(self) -> dict[str, float]:
-        """top1 and top5 in percent of the videos that could be read; k is cut to the number of classes."""
-        if not len(self.labels):
-            return {"top1": 0.0, "top5": 0.0}
-        correct = topk_correct(torch.from_numpy(self.scores), torch.from_numpy(self.labels))
-        return {name: 100 * float(n) / len(self.labels) for name, n in zip(("top1", "top5"), correct, strict=True)}
+        """top1 and top5 in percent of the videos that could be read; k is cut to the number of classes.
+
+        With several labels a video any of them counts, and "map" is the mean over the classes of their average
+        precision, in percent; classes that no video has are left out.
+        """
+        values = {"top1": 0.0, "top5": 0.0}
+        if len(self.labels):
+            correct = topk_correct(torch.from_numpy(self.scores), torch.from_numpy(self.labels))
+            values = {name: 100 * float(n) / len(self.labels) for name, n in zip(values, correct, strict=True)}
+        if self.multi_label:
+            precisions = average_precision(self.scores, self.labels)
+            known = precisions[~np.isnan(precisions)]
+            values = {"map": 100 * float(known.mean()) if len(known) else 0.0, **values}
+        return values
 
     def loss(self) -> float:
-        """Mean negative logarithm of the right class's score."""
-        right = self.scores[np.arange(len(self.labels)), self.labels]
-        return float(-np.log(np.maximum(right, 1e-12)).mean()) if len(right) else float("nan")
+        """Mean negative logarithm of the right class's score; of several labels that of each class's yes or no."""
+        if not len(self.labels):
+            return float("nan")
+        if self.multi_label:
+            right = np.where(self.labels > 0, self.scores, 1 - self.scores)
+        else:
+            right = self.scores[np.arange(len(self.labels)), self.labels]
+        return float(-np.log(np.maximum(right, 1e-12)).mean())
+
+    def summary(self) -> dict[str, float]:
+        """Accuracies and loss."""
+        return {**self.accuracy(), "loss": self.loss()}
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -76,6 +102,9 @@ def evaluate(
     precision: str = "float32",
     activation: str = "softmax",
     ensemble: str = "sum",
+    targets_of: Callable[[np.ndarray], np.ndarray] | None = None,
+    stop: StopRequest | None = None,
+    progress: bool = False,
 ) -> Predictions:
     """Score every video of a loader; each process does its share, each gets the whole result.
 
@@ -87,12 +116,23 @@ def evaluate(
         views_per_batch: the most views in one forward pass.
         precision: see `Trainer`.
         activation, ensemble: see `join_views`.
+        targets_of: gives the labels uint8 (N, classes) of videos by their labels in the samples, where a video may
+            have several.
+        stop: who may ask for the end of the run.
+        progress: show a bar on a terminal.
+
+    Raises:
+        Stopped: the evaluation was asked to end; on all processes alike.
     """
     was_training = model.training
     model.eval()
     scores: dict[int, tuple[int, np.ndarray]] = {}
     failures: dict[int, tuple[str, str]] = {}
-    for samples in loader:
+    total = len(loader) if hasattr(loader, "__len__") else None
+    hidden = None if progress else True  # None: hidden unless on a terminal
+    for samples in tqdm(batches_of(loader), total=total, desc="evaluating", unit="batch", leave=False, disable=hidden):
+        if stop:
+            break
         readable = [sample for sample in samples if sample.clips is not None]
         failures.update({sample.index: sample.failures[0] for sample in samples if sample.clips is None})
         if not readable:
@@ -112,13 +152,18 @@ def evaluate(
             scores[sample.index] = (sample.label, joined.cpu().numpy())
     model.train(was_training)
 
-    for other_scores, other_failures in distributed.gather((scores, failures)):
+    signum = 0
+    for other_scores, other_failures, asked in distributed.gather((scores, failures, stop.signum if stop else 0)):
         scores.update(other_scores)
         failures.update(other_failures)
+        signum = signum or asked
+    if signum:
+        raise Stopped(signum)
     order = sorted(scores)
+    labels = np.array([scores[index][0] for index in order], np.int64)
     return Predictions(
         np.array(order, np.int64),
-        np.array([scores[index][0] for index in order], np.int64),
+        labels if targets_of is None else targets_of(labels),
         np.array([scores[index][1] for index in order], np.float32).reshape(len(order), num_classes),
         dict(sorted(failures.items())),
     )

@@ -67,8 +67,8 @@ def test_methods_take_their_numbers(method, kind, load):
 
 
 def test_unknown_values_are_named(load):
-    with pytest.raises(ConfigError, match="OPTIMIZING_METHOD='lamb'"):
-        build.build_optimizer(load("", "SOLVER.OPTIMIZING_METHOD", "lamb"), Model())
+    with pytest.raises(ConfigError, match="OPTIMIZING_METHOD='lars'"):
+        build.build_optimizer(load("", "SOLVER.OPTIMIZING_METHOD", "lars"), Model())
     with pytest.raises(ConfigError, match=r"LAYER_DECAY=1\.5"):
         build.build_optimizer(load("", "SOLVER.LAYER_DECAY", 1.5), Model())
     with pytest.raises(ConfigError, match="LOSS_FUNC='mse'"):

@@ -101,9 +101,8 @@ REFUSED = [
     ("MVIT: {SEPARATE_QKV: True}", "MVIT.SEPARATE_QKV", "one weight"),
     ("MODEL: {ARCH: slowfast}", "MODEL.ARCH", "mvit"),
     ("TRAIN: {CHECKPOINT_TYPE: caffe2}", "TRAIN.CHECKPOINT_TYPE", "Caffe2"),
-    ("DATA: {MULTI_LABEL: True}", "DATA.MULTI_LABEL", "several labels"),
     ("DATA: {TRAIN_CROP_NUM_TEMPORAL: 2}", "DATA.TRAIN_CROP_NUM_TEMPORAL", "contrastive"),
-    ("BN: {USE_PRECISE_STATS: True}", "BN.USE_PRECISE_STATS", "batch norms"),
+    ("BN: {NUM_SYNC_DEVICES: 4}", "BN.NUM_SYNC_DEVICES", "all processes"),
     ("DEMO: {ENABLE: True}", "DEMO.ENABLE", "demo"),
     ("SOLVER: {LARS_ON: True}", "SOLVER.LARS_ON", "LARS"),
 ]

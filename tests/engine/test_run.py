@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score
 
 from mvidx.checkpoint.files import read_file
 from mvidx.config import build_model, load_config
@@ -38,9 +39,10 @@ def test_the_last_line_tells_the_result(trained):
 def test_metrics_and_events(trained):
     folder, done, _ = trained
     lines = records(folder / "out")
-    assert [line["kind"] for line in lines] == 2 * ["train_step", "train_step", "train_epoch", "val"]
+    epoch = ["train_step", "train_step", "train_epoch", "val"]
+    assert [line["kind"] for line in lines] == ["start", *epoch, *epoch]
     assert [line["global_step"] for line in lines if line["kind"] == "train_step"] == [2, 3, 5, 6]
-    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert all(np.isfinite(line["loss"]) for line in lines[1:])
     assert list((folder / "out" / "tensorboard").glob("events*"))
     assert "\r" not in done.stderr and "epoch 2/2 step 3/3" in done.stderr  # plain lines: not a terminal
 
@@ -130,3 +132,60 @@ def test_bad_annotations_end_before_the_first_step(trained, tmp_path, what):
     assert done.returncode == 2
     assert expected in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_videos_with_several_labels(trained, tmp_path):
+    """Motion with a second label for every second video: bce, sigmoid and mAP, in one process and at the end."""
+    folder, _, _ = trained
+    motion = tmp_path / "motion"
+    shutil.copytree(folder / "motion", motion)
+    (motion / "classes.txt").write_text("left\nright\nodd\n")
+    for split in ("train", "val", "test"):
+        rows = (motion / f"{split}.csv").read_text().splitlines()
+        rows = [f"{row},2" if number % 2 else row for number, row in enumerate(rows)]
+        (motion / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    done = run_net(
+        *(*SMALL, "DATA.PATH_TO_DATA_DIR", motion, "TRAIN.DATASET", "kinetics", "TEST.DATASET", "kinetics"),
+        *("DATA.MULTI_LABEL", True, "MODEL.NUM_CLASSES", 3, "MODEL.LOSS_FUNC", "bce", "MODEL.HEAD_ACT", "sigmoid"),
+        *("OUTPUT_DIR", tmp_path / "out"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    arrays = np.load(tmp_path / "out" / "predictions.npz")
+    assert arrays["label"].shape == (6, 3) and arrays["label"][:, 2].tolist() == [0, 1] * 3
+    expected = average_precision_score(arrays["label"], arrays["scores"], average="macro")
+    assert results["map"] == pytest.approx(100 * expected)
+    assert [line["map"] for line in records(tmp_path / "out") if line["kind"] == "val"]
+    assert "(best map so far)" in done.stderr and done.stdout.startswith("mAP ")
+
+
+def test_weights_and_biases_takes_the_same_numbers(trained, tmp_path):
+    """A stand-in for its package writes down what it is given."""
+    _, _, data = trained
+    (tmp_path / "wandb.py").write_text(
+        "import json\n"
+        "from types import SimpleNamespace\n"
+        "errors = SimpleNamespace(Error=RuntimeError)\n"
+        "def init(**options):\n"
+        "    out = open('said.jsonl', 'a')\n"
+        "    say = lambda *words: print(json.dumps(words), file=out, flush=True)\n"
+        "    say('init', {k: v for k, v in options.items() if k != 'config'})\n"
+        "    return SimpleNamespace(id='abc', log=lambda values: say('log', values), finish=lambda: say('finish'))\n"
+    )
+    out = tmp_path / "out"
+    words = [*SMALL, *data, "WANDB.ENABLE", True, "WANDB.PROJECT", "p", "OUTPUT_DIR", out, "TEST.ENABLE", False]
+    for _ in range(2):
+        done = run_net(*words, cwd=tmp_path, path=tmp_path)
+        assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+    starts = [options for kind, *rest in said if kind == "init" for options in rest]
+    assert [(options["project"], options["id"], options["resume"]) for options in starts] == [
+        ("p", None, "allow"), ("p", "abc", "allow"),
+    ]  # fmt: skip
+    logged = [values for kind, *rest in said if kind == "log" for values in rest]
+    losses = [values["train/loss"] for values in logged if "train/loss" in values]
+    assert losses == [line["loss"] for line in records(out) if line["kind"] == "train_step"]
+    assert said[-1] == ["finish"]
+    done = run_net(*words, cwd=tmp_path)
+    assert done.returncode == 2 and "pip install 'mvidx[wandb]'" in done.stderr
