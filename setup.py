@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").read_text())[1]
 
+benchmark = ["matplotlib>=3.8"]
 test = ["pytest>=8", "pytest-timeout>=2.3", "timm>=1.0.20", "scikit-learn>=1.4"]
 
 setup(
@@ -33,10 +34,11 @@ setup(
         "safetensors>=0.4",
         "tensorboard>=2.15",
         "tqdm>=4.66",
+        "rich>=13",
         "filelock>=3.13",
         "pyyaml>=6",
     ],
-    extras_require={"test": test, "dev": [*test, "ruff>=0.12"]},
+    extras_require={"benchmark": benchmark, "test": test, "dev": [*test, *benchmark, "ruff>=0.12"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
