@@ -23,10 +23,11 @@ TIMM = {
 def _torchvision(name: str, size: tuple[int, ...], rates: Mapping[str, float]) -> nn.Module:
     from torchvision.models import video
 
+    # Both are built for 16x224x224; version 2 interpolates its tables at any other size.
+    if name == "mvit_v1_b" and size != (16, 224, 224):
+        raise UserError(f"torchvision's {name} takes clips of 16x224x224 alone, got {'x'.join(map(str, size))}")
     return getattr(video, name)(
         weights=None,
-        spatial_size=size[1:],
-        temporal_size=size[0],
         dropout=rates["head_drop_rate"],
         stochastic_depth_prob=rates["drop_path_rate"],
     )
