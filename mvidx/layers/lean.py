@@ -6,8 +6,9 @@ much as computing them. And training keeps the norm's output and the hidden acti
 
 `residual_mlp` works through the rows in pieces whose hidden activations stay in the cache, adds into its result, and
 for the backward pass keeps nothing but its input: norm and hidden activations are computed a second time, piece by
-piece. One matrix product of five is repeated; that costs less than writing and reading what it saves. Samples that
-stochastic depth drops are not computed at all.
+piece. One matrix product of five is repeated; for large grids that costs less than writing and reading what it saves.
+For small ones the hidden activations before GELU are kept, and only norm and GELU are repeated. Samples that stochastic
+depth drops are not computed at all.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HIDDEN_BYTES = 8 * 2**20  # of the hidden activations of one piece
+KEPT_BYTES = 16 * 2**20  # of the hidden activations of a batch up to which they are kept rather than computed twice
 
 aten = torch.ops.aten
 
@@ -93,11 +95,19 @@ class _Norm:
         return grad[0, :, :, 0].t()
 
 
-def _forward_rows(out: Tensor, normed: Tensor, weights: tuple[Tensor | None, ...], factor: float) -> None:
-    """out += factor * mlp(normed); `out` holds the residual, or nothing yet where that is a projection."""
+def _forward_rows(
+    out: Tensor, normed: Tensor, weights: tuple[Tensor | None, ...], factor: float, kept: Tensor | None
+) -> None:
+    """out += factor * mlp(normed); `out` holds the residual, or nothing yet where that is a projection.
+
+    Writes what goes into GELU to `kept` if that is given.
+    """
     w1, b1, w2, b2, w_skip, b_skip = weights
-    hidden = torch.addmm(b1, normed, w1.t())
-    torch._C._nn.gelu_(hidden)
+    if kept is None:
+        hidden = torch.addmm(b1, normed, w1.t())
+        torch._C._nn.gelu_(hidden)
+    else:
+        hidden = F.gelu(torch.addmm(b1, normed, w1.t(), out=kept))
     if w_skip is not None:
         torch.addmm(b_skip, normed, w_skip.t(), out=out)
     out.add_(b2, alpha=factor).addmm_(hidden, w2.t(), alpha=factor)
@@ -108,21 +118,22 @@ class ResidualMlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, kind, eps, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, keep):
-        ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip)
+        width = len(w1)
+        small = x.numel() // x.shape[-1] * width * x.element_size() <= KEPT_BYTES
+        kept = x.new_empty(*x.shape[:-1], width) if small and any(ctx.needs_input_grad) else None
+        ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, kept)
         ctx.kind, ctx.eps, ctx.keep = kind, eps, keep
-        with torch.no_grad():
-            return forward(x, kind, eps, gamma, beta, (w1, b1, w2, b2, w_skip, b_skip), keep)
+        return forward(x, kind, eps, gamma, beta, (w1, b1, w2, b2, w_skip, b_skip), keep, kept=kept)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip = ctx.saved_tensors
+        x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, kept = ctx.saved_tensors
         grad = grad.contiguous()
         projects = w_skip is not None
         grad_x = torch.zeros_like(x) if projects else grad.clone()
         norm_grads = [torch.zeros_like(gamma), torch.zeros_like(beta)]
-        weight_grads = [None if w is None else torch.zeros_like(w) for w in (w1, b1, w2, b2, w_skip, b_skip)]
-        gw1, gb1, gw2, gb2, gw_skip, gb_skip = weight_grads
+        weight_grads = WeightGradients(w1, b1, w2, b2, w_skip, b_skip)
         for sample, factor in enumerate(_factors(ctx.keep, len(x))):
             if not factor and not projects:
                 continue
@@ -131,21 +142,17 @@ class ResidualMlp(torch.autograd.Function):
             whole = torch.empty_like(rows_x) if ctx.kind == "group" else None
             for rows in _pieces(len(rows_x), len(w1), x.element_size()):
                 g, normed = rows_grad[rows], norm(rows)
-                before = torch.addmm(b1, normed, w1.t())
+                before = torch.addmm(b1, normed, w1.t()) if kept is None else kept[sample].flatten(0, -2)[rows]
                 hidden = F.gelu(before)
-                ones = g.new_ones(len(g))
-                gw2.addmm_(g.t(), hidden, alpha=factor)
-                gb2.addmv_(g.t(), ones, alpha=factor)
+                weight_grads.add(2, g, hidden, factor)
                 torch.mm(g, w2, out=hidden)
-                before = aten.gelu_backward.grad_input(hidden, before, grad_input=hidden)
+                grad_before = aten.gelu_backward.grad_input(hidden, before, grad_input=hidden)
                 if factor != 1.0:
-                    before *= factor
-                gw1.addmm_(before.t(), normed)
-                gb1.addmv_(before.t(), ones)
-                grad_normed = before @ w1
+                    grad_before *= factor
+                weight_grads.add(0, grad_before, normed)
+                grad_normed = grad_before @ w1
                 if projects:
-                    gw_skip.addmm_(g.t(), normed)
-                    gb_skip.addmv_(g.t(), ones)
+                    weight_grads.add(4, g, normed)
                     grad_normed.addmm_(g, w_skip)
                 piece = norm.piece_backward(grad_normed, rows, norm_grads)
                 if whole is None:
@@ -154,15 +161,44 @@ class ResidualMlp(torch.autograd.Function):
                     whole[rows] = piece
             if whole is not None:
                 rows_out += norm.finish(whole, norm_grads)
-        return (grad_x, None, None, *norm_grads, *weight_grads, None)
+        return (grad_x, None, None, *norm_grads, *weight_grads.all(), None)
+
+
+class WeightGradients:
+    """Gradients of weights and biases, in that order, summed over pieces."""
+
+    def __init__(self, *parameters: Tensor | None):
+        self.parameters = parameters
+        self.grads: list[Tensor | None] = [None] * len(parameters)
+
+    def add(self, index: int, grad: Tensor, inputs: Tensor, factor: float = 1.0) -> None:
+        """Add those of a Linear, whose weight has this index: `grad` (N, out) of its output, `inputs` (N, in)."""
+        ones = grad.new_ones(len(grad))
+        if self.grads[index] is None:  # the first piece writes: zeros would be written first
+            self.grads[index], self.grads[index + 1] = grad.t() @ inputs, grad.t() @ ones
+            if factor != 1.0:
+                self.grads[index] *= factor
+                self.grads[index + 1] *= factor
+        else:
+            self.grads[index].addmm_(grad.t(), inputs, alpha=factor)
+            self.grads[index + 1].addmv_(grad.t(), ones, alpha=factor)
+
+    def all(self) -> list[Tensor | None]:
+        """The gradients; zeros where no piece came, None for a parameter that is None."""
+        return [
+            torch.zeros_like(parameter) if grad is None and parameter is not None else grad
+            for parameter, grad in zip(self.parameters, self.grads, strict=True)
+        ]
 
 
 def _factors(keep: Tensor | None, batch: int) -> list[float]:
     return [1.0] * batch if keep is None else keep.flatten().tolist()
 
 
-def forward(x: Tensor, kind: str, eps: float, gamma: Tensor, beta: Tensor, weights, keep, out=None) -> Tensor:
-    """The numbers of `ResidualMlp`; into `out`, which may be `x`, where it is given."""
+def forward(
+    x: Tensor, kind: str, eps: float, gamma: Tensor, beta: Tensor, weights, keep, *, out=None, kept=None
+) -> Tensor:
+    """The numbers of `ResidualMlp`: into `out`, which may be `x`, if given; what goes into GELU to `kept`, if given."""
     w1, w_skip = weights[0], weights[4]
     if out is None:
         out = x.new_empty(*x.shape[:-1], len(weights[2])) if w_skip is not None else x.clone()
@@ -172,7 +208,8 @@ def forward(x: Tensor, kind: str, eps: float, gamma: Tensor, beta: Tensor, weigh
         rows_x, rows_out = x[sample].flatten(0, -2), out[sample].flatten(0, -2)
         norm = _Norm(kind, gamma, beta, eps, rows_x)
         for rows in _pieces(len(rows_x), len(w1), x.element_size()):
-            _forward_rows(rows_out[rows], norm(rows), weights, factor)
+            rows_kept = None if kept is None else kept[sample].flatten(0, -2)[rows]
+            _forward_rows(rows_out[rows], norm(rows), weights, factor, rows_kept)
     return out
 
 

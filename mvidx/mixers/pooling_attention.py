@@ -128,34 +128,34 @@ class PoolingAttention(nn.Module):
                 sizes[0] = input_size[0] if relative == "all" else None
             self.relative = RelativePosition(sizes, head_dim)
 
-    def _project(self, x: Tensor, part: int) -> Tensor:
-        """Project to the query (part 0), key (1) or value (2): (..., in_channels) -> (..., channels)."""
-        rows = slice(part * self.channels, (part + 1) * self.channels)
-        bias = None if self.qkv.bias is None else self.qkv.bias[rows]
-        return F.linear(x, self.qkv.weight[rows], bias)
+    def _projections(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of query, key and value: parts of one tensor, whose gradients are joined in one step."""
+        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        return list(zip(self.qkv.weight.chunk(3), biases, strict=True))
 
     def _pooled(
         self,
         grid: Tensor,
         token: Tensor | None,
-        part: int,
+        projection: tuple[Tensor, Tensor | None],
         pool: GridPool | None,
         stride: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Projected and pooled grid (B, [T',] H', W', heads, C), and the projected token (B, heads, C)."""
-        grid = self._project(grid, part)
+        grid = F.linear(grid, *projection)
         grid = pool(grid, stride) if pool else grid.unflatten(-1, (self.num_heads, -1))
         if token is not None:
-            token = self._project(token, part).unflatten(-1, (self.num_heads, -1))
+            token = F.linear(token, *projection).unflatten(-1, (self.num_heads, -1))
             token = pool.norm(token) if pool else token
         return grid, token
 
     def forward(self, grid: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, [T,] H, W, in), (B, in) or None -> (B, [T',] H', W', channels), (B, channels) or None."""
-        q, q_token = self._pooled(grid, token, 0, self.pool_q)
+        for_q, for_k, for_v = self._projections()
+        q, q_token = self._pooled(grid, token, for_q, self.pool_q)
         read, stride = (grid, None) if self.pool_k is None else self.pool_k.read(grid)
-        k, k_token = self._pooled(read, token, 1, self.pool_k, stride)
-        v, v_token = self._pooled(read, token, 2, self.pool_v, stride)
+        k, k_token = self._pooled(read, token, for_k, self.pool_k, stride)
+        v, v_token = self._pooled(read, token, for_v, self.pool_v, stride)
         relative = self.relative(q.shape[1:-2], k.shape[1:-2]) if self.relative is not None else ()
         tokens = None if token is None else (q_token, k_token, v_token)
         out, out_token = grid_attention(q, k, v, relative=relative, tokens=tokens, scale=self.scale)
