@@ -6,6 +6,7 @@ Multiply-adds are those of `tools/complexity.py`; a rate is multiply-adds of the
 """
 
 import argparse
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,6 +23,7 @@ from mvidx.benchmark.common import (
     peak_memory,
     print_table,
     ratio,
+    straight_line,
     time_alternately,
     time_once,
     write_json,
@@ -219,6 +221,34 @@ def show_operations(row: dict) -> None:
     )
 
 
+def growth(rows: Sequence[dict], key: str) -> dict[str, Any]:
+    """How our time and memory grow with a swept value.
+
+    `line_deviation` is the largest distance of our peak memory from its straight line, relative to that line;
+    `time_ratios` are those of successive values.
+    """
+    grown: dict[str, Any] = {}
+    for name in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == name]
+        seconds = [row["ours_seconds"] for row in own]
+        grown[name] = {"time_ratios": [b / a for a, b in itertools.pairwise(seconds)]}
+        if all("ours_peak_bytes" in row for row in own):
+            values, memory = [row[key] for row in own], [row["ours_peak_bytes"] for row in own]
+            slope, start = straight_line(values, memory)
+            line = [start + slope * value for value in values]
+            grown[name]["line_deviation"] = max(abs(m / at - 1) for m, at in zip(memory, line, strict=True))
+    return grown
+
+
+def show_growth(grown: dict[str, Any], key: str) -> None:
+    """Print what `growth` returns."""
+    for name, numbers in grown.items():
+        ratios = ", ".join(f"{ratio:.2f}" for ratio in numbers["time_ratios"])
+        line = numbers.get("line_deviation")
+        memory = "" if line is None else f"; memory within {line:.1%} of a straight line"
+        print(f"{name}: time from one value of {key} to the next grows {ratios} times{memory}")
+
+
 def parse_sweep(text: str) -> tuple[str, list[int]]:
     """'frames=8,16' -> ('frames', [8, 16])."""
     name, _, values = text.partition("=")
@@ -317,9 +347,21 @@ def run(parsed: argparse.Namespace) -> int:
         from mvidx.benchmark.plot import plot_growth
 
         plot_growth(parsed.plot, rows, parse_sweep(parsed.sweep)[0], title)
+    grown = None
+    if parsed.sweep:
+        key = parse_sweep(parsed.sweep)[0]
+        grown = growth(rows, key)
+        show_growth(grown, key)
     if parsed.json:
         versions = described.pop("versions")
         only = rows[0] if len(rows) == 1 else {}
-        content = {**only, "rows": rows, "matrix_gflops_per_second": rate, "machine": described, "versions": versions}
+        content = {
+            **only,
+            "rows": rows,
+            "growth": grown,
+            "matrix_gflops_per_second": rate,
+            "machine": described,
+            "versions": versions,
+        }
         write_json(parsed.json, content)
     return 0

@@ -114,21 +114,24 @@ def _forward_rows(
 
 
 class ResidualMlp(torch.autograd.Function):
-    """skip + keep * fc2(gelu(fc1(norm(x)))) with the skip x itself or a projection of norm(x)."""
+    """skip + keep * scale * fc2(gelu(fc1(norm(x)))) with the skip x itself or a projection of norm(x)."""
 
     @staticmethod
-    def forward(ctx, x, kind, eps, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, keep):
+    def forward(ctx, x, kind, eps, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, keep):
         width = len(w1)
         small = x.numel() // x.shape[-1] * width * x.element_size() <= KEPT_BYTES
         kept = x.new_empty(*x.shape[:-1], width) if small and any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, kept)
+        ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, kept)
         ctx.kind, ctx.eps, ctx.keep = kind, eps, keep
-        return forward(x, kind, eps, gamma, beta, (w1, b1, w2, b2, w_skip, b_skip), keep, kept=kept)
+        weights = (w1, b1, *_scaled(w2, b2, scale), w_skip, b_skip)
+        return forward(x, kind, eps, gamma, beta, weights, keep, kept=kept)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, kept = ctx.saved_tensors
+        x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, kept = ctx.saved_tensors
+        plain_w2, plain_b2 = w2, b2
+        w2, b2 = _scaled(w2, b2, scale)
         grad = grad.contiguous()
         projects = w_skip is not None
         grad_x = torch.zeros_like(x) if projects else grad.clone()
@@ -161,7 +164,17 @@ class ResidualMlp(torch.autograd.Function):
                     whole[rows] = piece
             if whole is not None:
                 rows_out += norm.finish(whole, norm_grads)
-        return (grad_x, None, None, *norm_grads, *weight_grads.all(), None)
+        gw1, gb1, gw2, gb2, gw_skip, gb_skip = weight_grads.all()
+        grad_scale = None
+        if scale is not None:  # weight and bias were multiplied by it
+            grad_scale = (gw2 * plain_w2).sum(1) + gb2 * plain_b2
+            gw2, gb2 = gw2.mul_(scale[:, None]), gb2.mul_(scale)
+        return (grad_x, None, None, *norm_grads, gw1, gb1, gw2, gb2, gw_skip, gb_skip, grad_scale, None)
+
+
+def _scaled(weight: Tensor, bias: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A Linear whose output is multiplied by `scale`, by channel."""
+    return (weight, bias) if scale is None else (weight * scale[:, None], bias * scale)
 
 
 class WeightGradients:
@@ -236,10 +249,9 @@ def residual_mlp(
         owned: nobody else needs x, which may be overwritten where no gradients are wanted.
     """
     kind, gamma, beta, eps = norm
-    w2, b2 = fc2.weight, fc2.bias
-    if scale is not None:
-        w2, b2 = w2 * scale[:, None], b2 * scale
-    weights = (fc1.weight, fc1.bias, w2, b2, *((None, None) if skip is None else (skip.weight, skip.bias)))
+    first, second = (fc1.weight, fc1.bias), (fc2.weight, fc2.bias)
+    beside = (None, None) if skip is None else (skip.weight, skip.bias)
     if torch.is_grad_enabled():
-        return ResidualMlp.apply(x, kind, eps, gamma, beta, *weights, keep)
+        return ResidualMlp.apply(x, kind, eps, gamma, beta, *first, *second, *beside, scale, keep)
+    weights = (*first, *_scaled(*second, scale), *beside)
     return forward(x, kind, eps, gamma, beta, weights, keep, out=x if owned and skip is None else None)
