@@ -10,8 +10,8 @@ version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").re
 
 export = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 hub = ["huggingface_hub>=0.26"]
-benchmark = ["matplotlib>=3.8"]
-test = ["pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "playwright>=1.45", *export, *hub]
+benchmark = ["psutil>=5.9"]
+test = ["pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "playwright>=1.45", *benchmark, *export, *hub]
 
 setup(
     name="mvidx",
@@ -53,7 +53,7 @@ setup(
         "hub": hub,
         "wandb": ["wandb>=0.17"],
         "test": test,
-        "dev": [*test, *benchmark, "ruff>=0.12"],
+        "dev": [*test, "ruff>=0.12"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

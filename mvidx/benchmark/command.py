@@ -14,7 +14,7 @@ import mvidx.benchmark
 from mvidx.convert import OneLineParser
 from mvidx.launch import guard
 
-SHARED = {"command", "common"}
+SHARED = {"command", "common", "peers", "plot", "profile"}
 
 
 def subcommands() -> list[str]:

@@ -142,6 +142,12 @@ def ratio(theirs: Timing, ours: Timing) -> Ratio:
     return Ratio(theirs.median / ours.median, low, high)
 
 
+def straight_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Slope and intercept of the least-squares line."""
+    fitted = statistics.linear_regression(x, y) if len(x) > 1 else (0.0, y[0])
+    return fitted[0], fitted[1]
+
+
 def _status_kilobytes(field: str) -> int | None:
     """A number of /proc/self/status in kB; None where there is no such file."""
     try:
@@ -174,13 +180,16 @@ def _peak_in_child(connection, make: Callable, arguments: tuple, calls: int, dev
             baseline = torch.cuda.memory_allocated(device)
         elif not _restart_peak() or (baseline := _status_kilobytes("VmHWM")) is None:
             raise UserError("peak memory on a CPU is read from /proc/self/status, which needs Linux")
+        else:
+            files = _status_kilobytes("RssFile")
         for _ in range(calls):
             function()
         if device.type == "cuda":
             _synchronise(device)
             connection.send(torch.cuda.max_memory_allocated(device) - baseline)
         else:
-            connection.send(1024 * (_status_kilobytes("VmHWM") - baseline))
+            code = _status_kilobytes("RssFile") - files  # of libraries, read in by the first call
+            connection.send(1024 * (_status_kilobytes("VmHWM") - baseline - code))
     except Exception as error:
         connection.send(error if isinstance(error, UserError) else RuntimeError(f"{type(error).__name__}: {error}"))
 

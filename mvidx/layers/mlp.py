@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from mvidx.layers.lean import eager_on_cpu, is_plain
+
 
 class Mlp(nn.Module):
     """Linear, GELU, Linear on the last axis, with dropout after each Linear.
@@ -24,3 +26,18 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., in) -> (..., out)
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+    def may_be_lean(self, x: Tensor, norm: nn.Module, *linears: nn.Module) -> bool:
+        """Whether `residual_mlp` may compute this MLP, a norm before it and a projection beside it, of `x`.
+
+        That bypasses the modules: they must be what they were built as, with nobody listening to their calls.
+        """
+        linears = (self.fc1, self.fc2, *linears)
+        return (
+            eager_on_cpu(x)
+            and is_plain(self, Mlp)
+            and is_plain(norm, type(norm))
+            and is_plain(self.act, nn.GELU)
+            and all(is_plain(linear, nn.Linear) and linear.bias is not None for linear in linears)
+            and not (self.training and self.drop.p > 0)
+        )

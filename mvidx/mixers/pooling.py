@@ -5,9 +5,16 @@ Published in sail-sg/poolformer (`models/poolformer.py` at a075575). Deviations:
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from mvidx.layers.nd import avg_pool, check_kernel
+from mvidx.layers.norm import GroupNorm1
+
+
+def neighbourhood_mean(grid: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """Mean over the part of the neighbourhood of every position that lies inside: (B, [T,] H, W, C) -> the same."""
+    return avg_pool(grid, kernel, (1,) * len(kernel), tuple(k // 2 for k in kernel))
 
 
 class Pooling(nn.Module):
@@ -25,8 +32,89 @@ class Pooling(nn.Module):
         self.kernel = check_kernel(kernel, "kernel")
 
     def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
-        ones = (1,) * len(self.kernel)
-        return avg_pool(grid, self.kernel, ones, tuple(k // 2 for k in self.kernel)) - grid
+        return self.mean(grid) - grid
+
+    def mean(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
+        """Mean over the neighbourhood of every position."""
+        return neighbourhood_mean(grid, self.kernel)
 
     def extra_repr(self) -> str:
         return f"kernel={self.kernel}"
+
+
+def pooling_residual(
+    x: Tensor, mixer: Pooling, norm: GroupNorm1, *, scale: Tensor | None = None, keep: Tensor | None = None
+) -> Tensor:
+    """x + keep * scale * mixer(norm(x)), without computing norm(x).
+
+    The mean of a neighbourhood minus the position takes away whatever is the same everywhere: the norm's mean and
+    bias. What stays is a factor a sample and channel, w = keep * scale * norm.weight / std, so that the result is
+    x + w * (mean of the neighbourhood - x): one interpolation between the grid and its pool.
+
+    Args:
+        x: (B, [T,] H, W, C).
+        scale: (C,), of the branch.
+        keep: (B, 1) factors of the branch by sample; None for 1.
+    """
+    factors = norm.weight if scale is None else norm.weight * scale
+    factors = factors.expand(len(x), -1) if keep is None else factors * keep
+    if torch.is_grad_enabled():
+        return PoolingResidual.apply(x, factors, norm.bias, mixer.kernel, norm.eps)
+    rstd = _statistics(x, norm.eps)[1]
+    return torch.lerp(x, mixer.mean(x), _by_channel(factors * rstd, x))
+
+
+def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / std of every sample, (B, 1) each."""
+    batch, channels = len(x), x.shape[-1]
+    first = x.flatten(1, -2).movedim(-1, 1).unsqueeze(-1)  # (B, C, N, 1), channels last
+    _, mean, rstd = torch.ops.aten.native_group_norm(first, None, None, batch, channels, first.shape[2], 1, eps)
+    return mean, rstd
+
+
+def _by_channel(factors: Tensor, x: Tensor) -> Tensor:
+    """(B, C) -> (B, 1, ..., C), to multiply a grid by."""
+    return factors.view(len(x), *[1] * (x.ndim - 2), -1)
+
+
+class PoolingResidual(torch.autograd.Function):
+    """x + factors / std(x) * (pool(x) - x), with a backward pass that keeps x alone.
+
+    The norm's bias does nothing; its gradient is zero, and must not be missing (DistributedDataParallel waits for it).
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, factors: Tensor, bias: Tensor, kernel: tuple[int, ...], eps: float) -> Tensor:
+        mean, rstd = _statistics(x, eps)
+        ctx.save_for_backward(x, factors, mean, rstd)
+        ctx.kernel = kernel
+        return torch.lerp(x, neighbourhood_mean(x, kernel), _by_channel(factors * rstd, x))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, factors, mean, rstd = ctx.saved_tensors
+        difference = neighbourhood_mean(x, ctx.kernel).sub_(x)
+        products = difference.mul_(grad).flatten(1, -2).sum(1)  # (B, C)
+        grad_factors = products * rstd
+        grad_rstd = (products * factors).sum(1, keepdim=True)  # (B, 1)
+
+        # Pooling divides a sum over the neighbourhood, which is symmetric, by the number of positions in it: its
+        # transpose divides first, and then sums.
+        branch = grad * _by_channel(factors * rstd, x)
+        counts = _counts(x.shape[1:-1], ctx.kernel, like=x)
+        back = neighbourhood_mean(branch / counts, ctx.kernel).mul_(counts).sub_(branch)
+        # rstd = (variance + eps) ** -0.5, whose gradient by x is -rstd ** 3 * (x - mean) / N.
+        slope = grad_rstd * rstd**3 / x[0].numel()
+        back.addcmul_(x, _by_channel(slope, x), value=-1).add_(_by_channel(slope * mean, x))
+        return back.add_(grad), grad_factors, torch.zeros_like(factors[0]), None, None
+
+
+def _counts(size: Sequence[int], kernel: Sequence[int], *, like: Tensor) -> Tensor:
+    """How many positions of the grid the neighbourhood of each position has, (*size, 1)."""
+    counts = like.new_ones(())
+    for n, k in zip(size, kernel, strict=True):
+        places = torch.arange(n, device=like.device)
+        inside = (places + k // 2).clamp(max=n - 1) - (places - k // 2).clamp(min=0) + 1
+        counts = counts.unsqueeze(-1) * inside.to(like.dtype)
+    return counts.unsqueeze(-1)

@@ -4,16 +4,19 @@ MViT (arXiv 2104.11227) and MViTv2 (arXiv 2112.01526), published in PySlowFast
 (`slowfast/models/attention.py` at 287ec00). The numbers are theirs, the computation is not:
 
 - query, key and value are projected by slices of one `qkv` weight, so that each is a contiguous grid;
+- key and value are projected only where their strided pooling reads;
 - a pooling kernel shared by the heads is repeated over them instead of folding heads into the batch;
 - relative positions are added inside a fused attention kernel (`mvidx.layers.attention`).
 """
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvidx.layers.attention import grid_attention
+from mvidx.layers.drop import add_branch
 from mvidx.layers.nd import conv_nd, depthwise_conv, pooled_size
 from mvidx.layers.norm import LayerNorm
 from mvidx.layers.position import RelativePosition
@@ -32,11 +35,28 @@ class GridPool(nn.Module):
         self.conv = conv_nd(head_dim, head_dim, kernel, stride=stride, groups=head_dim, bias=False)
         self.norm = LayerNorm(head_dim)
 
-    def forward(self, grid: Tensor) -> Tensor:
-        """(B, [T,] H, W, heads * C) -> (B, [T',] H', W', heads, C)."""
+    def forward(self, grid: Tensor, stride: tuple[int, ...] | None = None) -> Tensor:
+        """(B, [T,] H, W, heads * C) -> (B, [T',] H', W', heads, C); `stride` for a grid that `read` made."""
         conv = self.conv
-        pooled = depthwise_conv(grid, conv.weight, stride=conv.stride, padding=conv.padding)
+        pooled = depthwise_conv(grid, conv.weight, stride=stride or conv.stride, padding=conv.padding)
         return self.norm(pooled.unflatten(-1, (-1, conv.weight.shape[0])))
+
+    def read(self, grid: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The positions of a grid that the convolution reads, and the stride at which it reads them there.
+
+        A kernel of 3 with a stride of 8 leaves out 5 of 8 rows and columns: what is computed position by position
+        before the pooling need not be computed there.
+        """
+        conv, strides = self.conv, []
+        axes = zip(conv.kernel_size, conv.stride, conv.padding, strict=True)
+        for axis, (kernel, stride, padding) in enumerate(axes, start=1):
+            strides.append(min(kernel, stride))
+            if stride > kernel:
+                size = grid.shape[axis]
+                starts = range(-padding, size + padding - kernel + 1, stride)
+                places = [place for start in starts for place in range(start, start + kernel) if 0 <= place < size]
+                grid = grid.index_select(axis, torch.tensor(places, device=grid.device))
+        return grid, tuple(strides)
 
 
 class PoolingAttention(nn.Module):
@@ -108,31 +128,39 @@ class PoolingAttention(nn.Module):
                 sizes[0] = input_size[0] if relative == "all" else None
             self.relative = RelativePosition(sizes, head_dim)
 
-    def _project(self, x: Tensor, part: int) -> Tensor:
-        """Project to the query (part 0), key (1) or value (2): (..., in_channels) -> (..., channels)."""
-        rows = slice(part * self.channels, (part + 1) * self.channels)
-        bias = None if self.qkv.bias is None else self.qkv.bias[rows]
-        return F.linear(x, self.qkv.weight[rows], bias)
+    def _projections(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of query, key and value: parts of one tensor, whose gradients are joined in one step."""
+        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        return list(zip(self.qkv.weight.chunk(3), biases, strict=True))
 
-    def _pooled(self, grid: Tensor, token: Tensor | None, part: int, pool: GridPool | None):
+    def _pooled(
+        self,
+        grid: Tensor,
+        token: Tensor | None,
+        projection: tuple[Tensor, Tensor | None],
+        pool: GridPool | None,
+        stride: tuple[int, ...] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Projected and pooled grid (B, [T',] H', W', heads, C), and the projected token (B, heads, C)."""
-        grid = self._project(grid, part)
-        grid = pool(grid) if pool else grid.unflatten(-1, (self.num_heads, -1))
+        grid = F.linear(grid, *projection)
+        grid = pool(grid, stride) if pool else grid.unflatten(-1, (self.num_heads, -1))
         if token is not None:
-            token = self._project(token, part).unflatten(-1, (self.num_heads, -1))
+            token = F.linear(token, *projection).unflatten(-1, (self.num_heads, -1))
             token = pool.norm(token) if pool else token
         return grid, token
 
     def forward(self, grid: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, [T,] H, W, in), (B, in) or None -> (B, [T',] H', W', channels), (B, channels) or None."""
-        q, q_token = self._pooled(grid, token, 0, self.pool_q)
-        k, k_token = self._pooled(grid, token, 1, self.pool_k)
-        v, v_token = self._pooled(grid, token, 2, self.pool_v)
+        for_q, for_k, for_v = self._projections()
+        q, q_token = self._pooled(grid, token, for_q, self.pool_q)
+        read, stride = (grid, None) if self.pool_k is None else self.pool_k.read(grid)
+        k, k_token = self._pooled(read, token, for_k, self.pool_k, stride)
+        v, v_token = self._pooled(read, token, for_v, self.pool_v, stride)
         relative = self.relative(q.shape[1:-2], k.shape[1:-2]) if self.relative is not None else ()
         tokens = None if token is None else (q_token, k_token, v_token)
         out, out_token = grid_attention(q, k, v, relative=relative, tokens=tokens, scale=self.scale)
         if self.residual_pooling:
-            out = out + q
+            out = add_branch(out, q)
             if out_token is not None and self.token_residual:
                 out_token = out_token + q_token
         out = self.drop(self.proj(out.flatten(-2)))

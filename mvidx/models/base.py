@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mvidx.layers.precision import computes_in_float32
 from mvidx.models.card import ModelCard
 
 
@@ -126,7 +127,16 @@ class Backbone(nn.Module):
         return self.forward_features(x).flatten(1, -2).mean(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, [T,] H, W) -> logits (B, num_classes), without softmax."""
+        """(B, in_chans, [T,] H, W) -> logits (B, num_classes), without softmax.
+
+        Under autocast to bfloat16 on a CPU that is slow at it, all but the rounding of the logits is float32.
+        """
+        if computes_in_float32(x):
+            with torch.autocast("cpu", enabled=False):
+                return self._logits(x.float()).to(torch.get_autocast_dtype("cpu"))
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         return self.head(self.head_drop(self.forward_embedding(x)))
 
 

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from mvidx.layers.drop import drop_path
+from mvidx.layers.drop import drop_factors, drop_path
+from mvidx.layers.lean import eager_on_cpu, is_plain, residual_mlp
 from mvidx.layers.mlp import Mlp
 from mvidx.layers.nd import batch_norm_nd, conv_nd, image_grid, ndim_tuple, pooled_size, to_channels_first, to_grid
+from mvidx.layers.norm import GroupNorm1
 from mvidx.layers.position import AbsolutePosition
+from mvidx.mixers.pooling import Pooling, pooling_residual
 from mvidx.models.base import Backbone
 
 
@@ -92,8 +95,30 @@ class MetaFormerBlock(nn.Module):
         return torch.addcmul(grid, branch, scale)  # one pass over the grid
 
     def forward(self, grid: Tensor) -> Tensor:  # (B, [T,] H, W, C) -> the same
-        grid = self._add(grid, self.mixer(self.norm1(grid)), self.scale1)
-        return self._add(grid, self.mlp(self.norm2(grid)), self.scale2)
+        return self._mlp_half(self._mixer_half(grid))
+
+    def _mixer_half(self, grid: Tensor) -> Tensor:
+        norm, mixer = self.norm1, self.mixer
+        if is_plain(mixer, Pooling) and is_plain(norm, GroupNorm1) and eager_on_cpu(grid):
+            keep = drop_factors(self.drop_path, len(grid), grid.device)
+            return pooling_residual(grid, mixer, norm, scale=self.scale1, keep=keep)
+        return self._add(grid, mixer(norm(grid)), self.scale1)
+
+    def _mlp_half(self, grid: Tensor) -> Tensor:
+        """Overwrites the grid where no gradients are wanted: it is the mixer half's, and new."""
+        norm = self.norm2
+        kind = {GroupNorm1: "group", nn.LayerNorm: "layer"}.get(type(norm))
+        if kind and self.mlp.may_be_lean(grid, norm):
+            return residual_mlp(
+                grid,
+                norm=(kind, norm.weight, norm.bias, norm.eps),
+                fc1=self.mlp.fc1,
+                fc2=self.mlp.fc2,
+                scale=self.scale2,
+                keep=drop_factors(self.drop_path, len(grid), grid.device),
+                owned=True,
+            )
+        return self._add(grid, self.mlp(norm(grid)), self.scale2)
 
 
 class Stage(nn.Module):

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mvidx.layers.drop import drop_path, drop_path_rates
+from mvidx.layers.drop import add_branch, drop_factors, drop_path, drop_path_rates
+from mvidx.layers.lean import residual_mlp
 from mvidx.layers.mlp import Mlp
 from mvidx.layers.nd import conv_nd, max_pool, ndim_tuple, on_grid, pooled_size
 from mvidx.layers.norm import LayerNorm
@@ -174,6 +175,18 @@ class MViTBlock(nn.Module):
         return self.proj(normed)
 
     def _mlp_half(self, x: Tensor, drop: nn.Module) -> Tensor:
+        """Norm and MLP on a residual. Overwrites `x` where no gradients are wanted."""
+        if self.mlp.may_be_lean(x, self.norm2, *(() if self.proj is None else (self.proj,))) and x.ndim > 2:
+            projects = self.proj is not None and not self.widens_in_attention
+            return residual_mlp(
+                x,
+                norm=("layer", self.norm2.weight, self.norm2.bias, self.norm2.eps),
+                fc1=self.mlp.fc1,
+                fc2=self.mlp.fc2,
+                skip=self.proj if projects else None,
+                keep=drop.keep if isinstance(drop, SharedDrop) else drop_factors(drop, len(x), x.device),
+                owned=True,
+            )
         normed = self.norm2(x)
         return self._skip(x, normed, in_attention=False) + drop(self.mlp(normed))
 
@@ -184,11 +197,11 @@ class MViTBlock(nn.Module):
         attended, attended_token = self.attn(normed, normed_token)
         skip = self._pool_skip(self._skip(grid, normed, in_attention=True))
         if token is None:
-            grid = skip + self.drop_path(attended)
+            grid = add_branch(skip, self.drop_path(attended))
             return self._mlp_half(grid, self.drop_path), None
         # Stochastic depth drops whole samples: grid and token of a sample share one draw.
         drop_attention, drop_mlp = (SharedDrop(self.drop_path, grid.shape[0], grid.device) for _ in range(2))
-        grid = skip + drop_attention(attended)
+        grid = add_branch(skip, drop_attention(attended))
         token = self._skip(token, normed_token, in_attention=True) + drop_attention(attended_token)
         return self._mlp_half(grid, drop_mlp), self._mlp_half(token, drop_mlp)
 
@@ -197,8 +210,7 @@ class SharedDrop:
     """One draw of stochastic depth, applied to several tensors of the same samples."""
 
     def __init__(self, drop: nn.Module, batch: int, device: torch.device):
-        active = drop.training and not isinstance(drop, nn.Identity)
-        self.keep = drop(torch.ones(batch, 1, device=device)) if active else None  # 0 or 1 / (1 - rate)
+        self.keep = drop_factors(drop, batch, device)
 
     def __call__(self, x: Tensor) -> Tensor:
         return x if self.keep is None else x * self.keep.to(x.dtype).view(-1, *[1] * (x.ndim - 1))

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from mvidx.layers.nd import avg_pool, max_pool, repeat_cells
-from mvidx.mixers.pooling import Pooling
+from mvidx.layers.norm import GroupNorm1
+from mvidx.mixers.pooling import Pooling, pooling_residual
 
 
 def brute_force_mean(grid, kernel):
@@ -58,3 +59,31 @@ def test_repeated_cells_are_nearest_neighbours():
     grid = torch.randn(2, 2, 3, 4, 5)
     wanted = F.interpolate(grid.movedim(-1, 1), scale_factor=(2, 1, 3), mode="nearest").movedim(1, -1)
     assert torch.equal(repeat_cells(grid, (2, 1, 3), (4, 3, 12)), wanted)
+
+
+@pytest.mark.parametrize(("size", "kernel"), [((5, 4), (3, 3)), ((4, 5, 3), (3, 3, 3)), ((1, 2, 6), (3, 3, 5))])
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("factors", [None, (0.0, 1.25)])
+def test_residual_without_the_norm_is_that_with_it(size, kernel, scaled, factors):
+    torch.manual_seed(0)
+    norm, mixer = GroupNorm1(3).double(), Pooling(kernel)
+    scale = torch.randn(3, dtype=torch.float64, requires_grad=True) if scaled else None
+    keep = None if factors is None else torch.tensor(factors, dtype=torch.float64).view(2, 1)
+    x = torch.randn(2, *size, 3, dtype=torch.float64) + 5  # a mean that must go away
+    x.requires_grad_()
+    with torch.no_grad():
+        norm.weight.normal_()
+        norm.bias.normal_()
+    branch = brute_force_mean(norm(x), kernel) - norm(x)
+    branch = branch if scale is None else branch * scale
+    wanted = x + (branch if keep is None else branch * keep.view(2, *[1] * (x.ndim - 1)))
+    got = pooling_residual(x, mixer, norm, scale=scale, keep=keep)
+    assert torch.allclose(got, wanted, atol=1e-12)
+    leaves = [x, norm.weight, norm.bias] + ([scale] if scaled else [])
+    upstream = torch.randn_like(x)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, leaves, upstream), torch.autograd.grad(wanted, leaves, upstream), strict=True
+    ):
+        assert torch.allclose(ours, theirs, atol=1e-11)
+    with torch.no_grad():
+        assert torch.allclose(pooling_residual(x, mixer, norm, scale=scale, keep=keep), wanted, atol=1e-12)

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import mvidx
+from mvidx.layers.norm import GroupNorm1
+from mvidx.mixers.pooling import Pooling
 from mvidx.models.registry import model_entry, register_model
 from tests.models.small import input_shape, our_models, small_model
 
@@ -38,9 +40,15 @@ def test_every_name_of_the_contract_is_there():
 
 
 def zero_gradients(model) -> set[str]:
-    """Parameters whose gradient is zero: what acts on the grid alone after a class token's last look at it."""
+    """Parameters whose gradient is zero.
+
+    A pooling mixer takes away what is the same everywhere, and with it the bias of the norm before. After a class
+    token's last look at the grid, what acts on the grid alone does nothing.
+    """
     if getattr(model, "cls_token", None) is None:
-        return set()
+        pooled = {name for name, module in model.named_modules() if isinstance(getattr(module, "mixer", None), Pooling)}
+        norms = {name: model.get_submodule(f"{name}.norm1") for name in pooled}
+        return {f"{name}.norm1.bias" for name, norm in norms.items() if isinstance(norm, GroupNorm1)}
     last = f"blocks.{len(model.blocks) - 1}.attn."
     return {n for n, _ in model.named_parameters() if n.startswith((f"{last}pool_q.conv.", f"{last}relative."))}
 

@@ -1,0 +1,257 @@
+"""The second half of a transformer block, x + mlp(norm(x)), in little memory: for the eager mode on a CPU.
+
+Two things make the plain composition slow and large there. The hidden activations are four times as wide as the grid,
+and every tensor beyond some tens of MiB is new memory, whose pages the system must clear first: writing them costs as
+much as computing them. And training keeps the norm's output and the hidden activations twice, before and after GELU.
+
+`residual_mlp` works through the rows in pieces whose hidden activations stay in the cache, adds into its result, and
+for the backward pass keeps nothing but its input: norm and hidden activations are computed a second time, piece by
+piece. One matrix product of five is repeated; for large grids that costs less than writing and reading what it saves.
+For small ones the hidden activations before GELU are kept, and only norm and GELU are repeated. Samples that stochastic
+depth drops are not computed at all.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HIDDEN_BYTES = 8 * 2**20  # of the hidden activations of one piece
+KEPT_BYTES = 16 * 2**20  # of the hidden activations of a batch up to which they are kept rather than computed twice
+
+aten = torch.ops.aten
+
+
+def is_plain(module: nn.Module, kind: type) -> bool:
+    """Whether a module is exactly of this class and nobody listens to its calls: then it may be bypassed."""
+    listeners = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return type(module) is kind and not any(listeners)
+
+
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether this is plain eager computing on a CPU: not compiled, exported, traced or under autocast."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _pieces(rows: int, width: int, itemsize: int) -> Iterator[slice]:
+    """Slices of the rows, as equal as possible, whose hidden activations of `width` stay below HIDDEN_BYTES."""
+    count = -(-rows * width * itemsize // HIDDEN_BYTES)
+    size = -(-rows // count)
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+class _Norm:
+    """The norm of one sample (N, C), forward in pieces and backward at once: LayerNorm, or GroupNorm of one group."""
+
+    def __init__(self, kind: str, weight: Tensor, bias: Tensor, eps: float, x: Tensor):
+        self.kind, self.weight, self.bias, self.eps, self.x = kind, weight, bias, eps, x
+        self.channels = (x.shape[1],)
+        if kind == "group":
+            first = x.t()[None, :, :, None]  # (1, C, N, 1), channels last
+            whole, self.mean, self.rstd = aten.native_group_norm(first, weight, bias, 1, x.shape[1], x.shape[0], 1, eps)
+            self.whole = whole[0, :, :, 0].t()
+
+    def __call__(self, rows: slice) -> Tensor:
+        if self.kind == "group":
+            return self.whole[rows]
+        normed, self.mean, self.rstd = aten.native_layer_norm(
+            self.x[rows], self.channels, self.weight, self.bias, self.eps
+        )
+        return normed
+
+    def piece_backward(self, grad: Tensor, rows: slice, grads: list[Tensor]) -> Tensor:
+        """Gradient of the piece that was normed last; for GroupNorm that of the norm's output."""
+        if self.kind == "group":
+            return grad
+        grad, grad_weight, grad_bias = aten.native_layer_norm_backward(
+            grad, self.x[rows], self.channels, self.mean, self.rstd, self.weight, self.bias, [True, True, True]
+        )
+        grads[0] += grad_weight
+        grads[1] += grad_bias
+        return grad
+
+    def finish(self, grad: Tensor, grads: list[Tensor]) -> Tensor:
+        """GroupNorm's gradient of all rows; LayerNorm's is there already."""
+        if self.kind != "group":
+            return grad
+        first, x = grad.t()[None, :, :, None], self.x.t()[None, :, :, None]
+        grad, grad_weight, grad_bias = aten.native_group_norm_backward(
+            first, x, self.mean, self.rstd, self.weight, 1, x.shape[1], x.shape[2], 1, [True, True, True]
+        )
+        grads[0] += grad_weight
+        grads[1] += grad_bias
+        return grad[0, :, :, 0].t()
+
+
+def _forward_rows(
+    out: Tensor, normed: Tensor, weights: tuple[Tensor | None, ...], factor: float, kept: Tensor | None
+) -> None:
+    """out += factor * mlp(normed); `out` holds the residual, or nothing yet where that is a projection.
+
+    Writes what goes into GELU to `kept` if that is given.
+    """
+    w1, b1, w2, b2, w_skip, b_skip = weights
+    if kept is None:
+        hidden = torch.addmm(b1, normed, w1.t())
+        torch._C._nn.gelu_(hidden)
+    else:
+        hidden = F.gelu(torch.addmm(b1, normed, w1.t(), out=kept))
+    if w_skip is not None:
+        torch.addmm(b_skip, normed, w_skip.t(), out=out)
+    out.add_(b2, alpha=factor).addmm_(hidden, w2.t(), alpha=factor)
+
+
+class ResidualMlp(torch.autograd.Function):
+    """skip + keep * scale * fc2(gelu(fc1(norm(x)))) with the skip x itself or a projection of norm(x)."""
+
+    @staticmethod
+    def forward(ctx, x, kind, eps, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, keep):
+        width = len(w1)
+        small = x.numel() // x.shape[-1] * width * x.element_size() <= KEPT_BYTES
+        kept = x.new_empty(*x.shape[:-1], width) if small and any(ctx.needs_input_grad) else None
+        ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, kept)
+        ctx.kind, ctx.eps, ctx.keep = kind, eps, keep
+        weights = (w1, b1, *_scaled(w2, b2, scale), w_skip, b_skip)
+        return forward(x, kind, eps, gamma, beta, weights, keep, kept=kept)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, kept = ctx.saved_tensors
+        plain_w2, plain_b2 = w2, b2
+        w2, b2 = _scaled(w2, b2, scale)
+        grad = grad.contiguous()
+        projects = w_skip is not None
+        grad_x = torch.zeros_like(x) if projects else grad.clone()
+        norm_grads = [torch.zeros_like(gamma), torch.zeros_like(beta)]
+        weight_grads = WeightGradients(w1, b1, w2, b2, w_skip, b_skip)
+        for sample, factor in enumerate(_factors(ctx.keep, len(x))):
+            if not factor and not projects:
+                continue
+            rows_x, rows_grad, rows_out = (t[sample].flatten(0, -2) for t in (x, grad, grad_x))
+            norm = _Norm(ctx.kind, gamma, beta, ctx.eps, rows_x)
+            whole = torch.empty_like(rows_x) if ctx.kind == "group" else None
+            for rows in _pieces(len(rows_x), len(w1), x.element_size()):
+                g, normed = rows_grad[rows], norm(rows)
+                before = torch.addmm(b1, normed, w1.t()) if kept is None else kept[sample].flatten(0, -2)[rows]
+                hidden = F.gelu(before)
+                weight_grads.add(2, g, hidden, factor)
+                torch.mm(g, w2, out=hidden)
+                grad_before = aten.gelu_backward.grad_input(hidden, before, grad_input=hidden)
+                if factor != 1.0:
+                    grad_before *= factor
+                weight_grads.add(0, grad_before, normed)
+                grad_normed = grad_before @ w1
+                if projects:
+                    weight_grads.add(4, g, normed)
+                    grad_normed.addmm_(g, w_skip)
+                piece = norm.piece_backward(grad_normed, rows, norm_grads)
+                if whole is None:
+                    rows_out[rows] += piece
+                else:
+                    whole[rows] = piece
+            if whole is not None:
+                rows_out += norm.finish(whole, norm_grads)
+        gw1, gb1, gw2, gb2, gw_skip, gb_skip = weight_grads.all()
+        grad_scale = None
+        if scale is not None:  # weight and bias were multiplied by it
+            grad_scale = (gw2 * plain_w2).sum(1) + gb2 * plain_b2
+            gw2, gb2 = gw2.mul_(scale[:, None]), gb2.mul_(scale)
+        return (grad_x, None, None, *norm_grads, gw1, gb1, gw2, gb2, gw_skip, gb_skip, grad_scale, None)
+
+
+def _scaled(weight: Tensor, bias: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A Linear whose output is multiplied by `scale`, by channel."""
+    return (weight, bias) if scale is None else (weight * scale[:, None], bias * scale)
+
+
+class WeightGradients:
+    """Gradients of weights and biases, in that order, summed over pieces."""
+
+    def __init__(self, *parameters: Tensor | None):
+        self.parameters = parameters
+        self.grads: list[Tensor | None] = [None] * len(parameters)
+
+    def add(self, index: int, grad: Tensor, inputs: Tensor, factor: float = 1.0) -> None:
+        """Add those of a Linear, whose weight has this index: `grad` (N, out) of its output, `inputs` (N, in)."""
+        ones = grad.new_ones(len(grad))
+        if self.grads[index] is None:  # the first piece writes: zeros would be written first
+            self.grads[index], self.grads[index + 1] = grad.t() @ inputs, grad.t() @ ones
+            if factor != 1.0:
+                self.grads[index] *= factor
+                self.grads[index + 1] *= factor
+        else:
+            self.grads[index].addmm_(grad.t(), inputs, alpha=factor)
+            self.grads[index + 1].addmv_(grad.t(), ones, alpha=factor)
+
+    def all(self) -> list[Tensor | None]:
+        """The gradients; zeros where no piece came, None for a parameter that is None."""
+        return [
+            torch.zeros_like(parameter) if grad is None and parameter is not None else grad
+            for parameter, grad in zip(self.parameters, self.grads, strict=True)
+        ]
+
+
+def _factors(keep: Tensor | None, batch: int) -> list[float]:
+    return [1.0] * batch if keep is None else keep.flatten().tolist()
+
+
+def forward(
+    x: Tensor, kind: str, eps: float, gamma: Tensor, beta: Tensor, weights, keep, *, out=None, kept=None
+) -> Tensor:
+    """The numbers of `ResidualMlp`: into `out`, which may be `x`, if given; what goes into GELU to `kept`, if given."""
+    w1, w_skip = weights[0], weights[4]
+    if out is None:
+        out = x.new_empty(*x.shape[:-1], len(weights[2])) if w_skip is not None else x.clone()
+    for sample, factor in enumerate(_factors(keep, len(x))):
+        if not factor and w_skip is None:
+            continue
+        rows_x, rows_out = x[sample].flatten(0, -2), out[sample].flatten(0, -2)
+        norm = _Norm(kind, gamma, beta, eps, rows_x)
+        for rows in _pieces(len(rows_x), len(w1), x.element_size()):
+            rows_kept = None if kept is None else kept[sample].flatten(0, -2)[rows]
+            _forward_rows(rows_out[rows], norm(rows), weights, factor, rows_kept)
+    return out
+
+
+def residual_mlp(
+    x: Tensor,
+    *,
+    norm: tuple[str, Tensor, Tensor, float],
+    fc1: nn.Linear,
+    fc2: nn.Linear,
+    scale: Tensor | None = None,
+    skip: nn.Linear | None = None,
+    keep: Tensor | None = None,
+    owned: bool = False,
+) -> Tensor:
+    """skip(x) + keep * scale * fc2(gelu(fc1(norm(x)))), see this module.
+
+    Args:
+        x: (B, *S, C), contiguous, on a CPU.
+        norm: "layer" or "group" (all positions and channels of a sample), weight (C,), bias (C,), eps.
+        fc1, fc2: with biases.
+        scale: of the output's channels.
+        skip: projects norm(x); None for x itself as the residual.
+        keep: (B,) factors of the branch, 0 for a dropped sample; None for 1.
+        owned: nobody else needs x, which may be overwritten where no gradients are wanted.
+    """
+    kind, gamma, beta, eps = norm
+    first, second = (fc1.weight, fc1.bias), (fc2.weight, fc2.bias)
+    beside = (None, None) if skip is None else (skip.weight, skip.bias)
+    if torch.is_grad_enabled():
+        return ResidualMlp.apply(x, kind, eps, gamma, beta, *first, *second, *beside, scale, keep)
+    weights = (*first, *_scaled(*second, scale), *beside)
+    return forward(x, kind, eps, gamma, beta, weights, keep, out=x if owned and skip is None else None)
