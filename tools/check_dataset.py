@@ -3,7 +3,7 @@
 
 import sys
 
-from mvidx.data.check import main
+from mvidx.cli.check_dataset import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Sequence
 
+from matplotlib.figure import Figure
+
 from mvidx.benchmark.common import straight_line
 from mvidx.checkpoint.files import write_atomically
 from mvidx.errors import UserError
@@ -20,12 +22,8 @@ def plot_growth(path: str | os.PathLike, rows: Sequence[dict], key: str, title: 
         title: above the plot.
 
     Raises:
-        UserError: matplotlib is not installed, or the file can't be written.
+        UserError: the file can't be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("--plot needs matplotlib: pip install mvidx[benchmark]") from None
     has_memory = "ours_peak_bytes" in rows[0]
     figure = Figure(figsize=(11 if has_memory else 6, 4.5), layout="constrained")
     panels = figure.subplots(1, 1 + has_memory, squeeze=False)[0]

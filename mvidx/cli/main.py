@@ -37,6 +37,7 @@ _ALL = {
     "predict": Command("mvidx.cli.predict", "say what videos show"),
     "report": Command("mvidx.cli.report", "an HTML page about one or several runs"),
     "explain": Command("mvidx.cli.explain", "where a model looks, and what its mixers pass on"),
+    "check": Command("mvidx.cli.check_dataset", "look through a dataset before training on it"),
     "features": Command("mvidx.cli.features", "write features of videos, a file each"),
     "benchmark": Command("mvidx.benchmark.command", "measure speed and memory"),
     "complexity": Command("mvidx.complexity", "parameters and multiply-adds of models"),

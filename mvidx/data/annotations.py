@@ -63,6 +63,10 @@ class VideoList:
         """'FILE, row N' of video `index`, for messages."""
         return f"{self.source}, row {index + 1 if self.rows is None else self.rows[index]}"
 
+    def class_counts(self, num_classes: int) -> np.ndarray:
+        """(classes,): how many videos have each label."""
+        return np.bincount(self.labels, minlength=num_classes)
+
 
 class MultiLabelList(VideoList):
     """Videos with any number of labels each. `labels` says which row of `targets` a video has.
@@ -95,6 +99,9 @@ class MultiLabelList(VideoList):
         for target, row in zip(targets, rows, strict=True):
             target[self._flat[self._bounds[row] : self._bounds[row + 1]]] = 1
         return targets
+
+    def class_counts(self, num_classes: int) -> np.ndarray:
+        return np.bincount(self._flat, minlength=num_classes)
 
 
 _SEPARATORS = (" ", ",", "\t")

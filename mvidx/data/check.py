@@ -1,14 +1,11 @@
 """Looking through a dataset before a training does: what can't be read, is short, odd, missing or there twice."""
 
-import argparse
 import hashlib
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -17,10 +14,7 @@ from iopath.common.file_io import g_pathmgr
 from mvidx.data.annotations import VideoList
 from mvidx.data.errors import VideoError
 from mvidx.data.guard import decode_with_timeout
-from mvidx.errors import UserError
 
-EXAMPLE = "example: python tools/check_dataset.py --cfg configs/Motion/MVITv2_tiny.yaml --split train --full"
-SPLITS = ("train", "val", "test")
 USUAL_FPS = (10, 61)
 _HASHED_BYTES = 1 << 16
 _SHOWN = 10
@@ -222,90 +216,16 @@ def print_report(report: Report, class_names: Sequence[str]) -> None:
             print(f"    and {len(found) - _SHOWN} more, all in the report")
 
 
-def write_fixed_list(videos: VideoList, bad: Sequence[int], file: str | os.PathLike) -> int:
-    """Write the annotation of a list without the videos `bad`; returns how many rows it has.
+def rows_without(videos: VideoList, bad: Sequence[int]) -> list[str]:
+    """Lines of the annotation of a list without the videos `bad` (indices).
 
     A list of rows keeps its other rows as they are; of folders and JSON files it becomes rows of `path label`.
     """
-    from mvidx.checkpoint.files import write_atomically
-
     dropped = set(bad)
     rows = videos.rows
     if rows is None:
         kept = [i for i in range(len(videos)) if i not in dropped]
-        lines = [f"{videos.path(i)} {int(videos.labels[i])}\n" for i in kept]
-    else:
-        numbers = {int(rows[i]) for i in dropped}
-        with g_pathmgr.open(videos.source, "r") as source:
-            lines = [line for number, line in enumerate(source, start=1) if number not in numbers]
-    write_atomically(file, lambda name: Path(name).write_text("".join(lines)))
-    return len(lines)
-
-
-# ---------------------------------------------------------------------------- the command
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EXAMPLE
-    parser.add_argument("--cfg", required=True, metavar="FILE", help="config that names the dataset")
-    parser.add_argument("--split", action="append", choices=SPLITS, help="which split; may be repeated; all by default")
-    parser.add_argument("--full", action="store_true", help="decode every frame, not three of each video")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="videos looked at at once")
-    parser.add_argument("--report", default="dataset_check.json", metavar="FILE", help="everything found, as JSON")
-    parser.add_argument("--fix-list", metavar="FILE", help="write the annotation without the bad rows (one --split)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="keys to override")
-
-
-def run(parsed: argparse.Namespace) -> int:
-    """Check the splits; 1 if anything can't be read."""
-    from tqdm import tqdm
-
-    from mvidx.benchmark.common import write_json
-    from mvidx.config import data as config_data
-    from mvidx.config.load import load_config
-
-    splits = parsed.split or SPLITS
-    if parsed.fix_list and len(splits) != 1:
-        raise UserError(f"--fix-list {parsed.fix_list} needs one split: --split train")
-    if parsed.workers < 1:
-        raise UserError(f"--workers {parsed.workers}, expected at least 1")
-    cfg = load_config(parsed.cfg, parsed.overrides)
-    names = config_data.class_names(cfg)
-    seen: dict[str, str] = {}
-    reports = []
-    for split in splits:
-        videos = config_data.read_videos(cfg, split)
-        clip = config_data.clip_sampling(cfg, split)
-        facts = check_videos(
-            videos,
-            backend=config_data.backend(cfg),
-            timeout_seconds=cfg.DATA.DECODE_TIMEOUT_SECONDS or 60,
-            full=parsed.full,
-            num_threads=parsed.workers,
-        )
-        facts = list(tqdm(facts, total=len(videos), desc=split, unit="video", disable=not sys.stderr.isatty()))
-        clip_seconds = 0.0 if clip.segments else clip.num_frames * clip.sampling_rate / clip.target_fps
-        counts = np.bincount(videos.labels, minlength=cfg.MODEL.NUM_CLASSES)
-        reports.append(
-            make_report(split, videos, facts, class_counts=counts.tolist(), clip_seconds=clip_seconds, seen=seen)
-        )
-        print_report(reports[-1], names)
-        if parsed.fix_list:
-            rows = write_fixed_list(videos, reports[-1].bad, parsed.fix_list)
-            print(f"{parsed.fix_list}: {rows} rows, without {len(reports[-1].bad)} that can't be read")
-    write_json(parsed.report, {"config": parsed.cfg, "splits": [asdict(report) for report in reports]})
-    print(f"the whole report is in {parsed.report}")
-    return int(any(report.bad for report in reports))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`tools/check_dataset.py`. Returns the exit status: 1 when a video can't be read."""
-    from mvidx.convert import OneLineParser
-    from mvidx.launch import guard
-
-    def command() -> int:
-        parser = OneLineParser(prog="check_dataset.py", description=__doc__, allow_abbrev=False)
-        add_arguments(parser)
-        return run(parser.parse_args(arguments))
-
-    return guard(command)
+        return [f"{videos.path(i)} {int(videos.labels[i])}\n" for i in kept]
+    numbers = {int(rows[i]) for i in dropped}
+    with g_pathmgr.open(videos.source, "r") as source:
+        return [line for number, line in enumerate(source, start=1) if number not in numbers]

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from mvidx.data.check import main
+from mvidx.cli.check_dataset import main
 from tests.shared import shared_file
 
 
