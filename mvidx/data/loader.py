@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mvidx.data.datasets import Sample
 
@@ -106,10 +106,14 @@ class Batch:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Join training samples; the clips of repeated augmentation stand side by side."""
+    """Join training samples; the clips of repeated augmentation stand side by side.
+
+    In a worker the batch is made in the shared memory that takes it to the main process (`default_collate` does).
+    Joined elsewhere and copied there, every batch left a hole in the worker's heap, which grew without end.
+    """
     counts = [len(sample.clips) for sample in samples]
     return Batch(
-        torch.cat([sample.clips for sample in samples]),
+        default_collate([clip for sample in samples for clip in sample.clips]),
         torch.tensor([sample.label for sample, n in zip(samples, counts, strict=True) for _ in range(n)]),
         [sample.index for sample, n in zip(samples, counts, strict=True) for _ in range(n)],
         [failure for sample in samples for failure in sample.failures],
