@@ -149,7 +149,7 @@ def random_augmentation(cfg: CfgNode):
     if aug.AA_TYPE:
         fill = {"fill": tuple(min(255, round(255 * m)) for m in cfg.DATA.MEAN)} if images else {}
         return parse_policy(aug.AA_TYPE, interpolation=aug.INTERPOLATION, **fill)
-    if images and aug.COLOR_JITTER:
+    if aug.COLOR_JITTER:
         return lambda frames, rng: color_jitter(frames, aug.COLOR_JITTER, rng)
     return None
 
@@ -322,7 +322,12 @@ def batch_transform(cfg: CfgNode, place: Place, videos: VideoList | None = None)
     erasing = mix = None
     if aug.ENABLE and aug.RE_PROB > 0:
         try:
-            erasing = RandomErasing(aug.RE_PROB, mode=aug.RE_MODE or "const", max_boxes=max(1, aug.RE_COUNT))
+            erasing = RandomErasing(
+                aug.RE_PROB,
+                mode=aug.RE_MODE or "const",
+                max_boxes=max(1, aug.RE_COUNT),
+                per_frame=aug.RE_PER_FRAME,
+            )
         except ValueError as error:
             raise ConfigError(f"AUG.RE_MODE: {error}") from None
     if mixup.ENABLE:

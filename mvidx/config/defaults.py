@@ -130,16 +130,18 @@ _C.AUG.ENABLE = False
 _C.AUG.NUM_SAMPLE = 1
 # Random augmentation, in timm's words: rand-m7-n4-mstd0.5-inc1 is 4 operations of magnitude 7 +- 0.5; empty for none.
 _C.AUG.AA_TYPE = "rand-m9-mstd0.5-inc1"
-# Brightness, contrast and saturation of images change by up to this, when AA_TYPE is empty.
+# Brightness, contrast and saturation change by up to this, alike in all frames of a clip, when AA_TYPE is empty.
 _C.AUG.COLOR_JITTER = 0.4
 # How warped (and, of images, resized) pixels are computed: "bilinear", "bicubic" or "random".
 _C.AUG.INTERPOLATION = "bicubic"
-# Erase a random box of each clip with this probability, after normalisation, through all frames.
+# Erase a random box of each clip with this probability, after normalisation.
 _C.AUG.RE_PROB = 0.25
 # What goes into the box: "pixel" (noise), "rand" (one random colour) or "const" (zeros).
 _C.AUG.RE_MODE = "pixel"
 # Up to this many boxes; with more than one the first 1/RE_COUNT of the frames is spared, as in PySlowFast.
 _C.AUG.RE_COUNT = 1
+# Draw the boxes for every frame by itself, rather than once for all frames of a clip.
+_C.AUG.RE_PER_FRAME = False
 
 # ---------------------------------------------------------------------------- mixing clips of a batch
 _C.MIXUP = CfgNode()

@@ -1,4 +1,4 @@
-"""Random erasing (arXiv 1708.04896) of normalised clips: boxes through all frames, filled with noise or a colour.
+"""Random erasing (arXiv 1708.04896) of normalised clips: boxes are filled with noise or a colour.
 
 As PySlowFast does it (`slowfast/datasets/random_erasing.py` at 287ec00), but on the device and after
 normalisation, so that noise is not cut off at black and white.
@@ -19,12 +19,13 @@ class RandomErasing:
     """Erases boxes of a clip.
 
     Attributes:
-        probability: of erasing anything.
+        probability: of erasing anything in a clip, or in a frame.
         mode: "pixel" for normal noise, "rand" for one normal colour a frame, "const" for zeros.
         max_boxes: their number is drawn from 1 to this; with more than one the first 1 / max_boxes of the
             frames is spared.
         area: of all boxes over that of a frame, (smallest, largest).
         aspect: height over width of a box, (smallest, largest).
+        per_frame: draw boxes for every frame, rather than boxes that stay through the clip.
     """
 
     probability: float = 0.25
@@ -32,6 +33,7 @@ class RandomErasing:
     max_boxes: int = 1
     area: tuple[float, float] = (0.02, 1 / 3)
     aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    per_frame: bool = False
 
     def __post_init__(self):
         if self.mode not in MODES:
@@ -55,6 +57,11 @@ class RandomErasing:
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
         """Erase boxes of a normalised clip (C, T, H, W) or image (C, H, W), in place."""
+        if self.per_frame and clip.ndim == 4:
+            spared = clip.shape[1] // self.max_boxes if self.max_boxes > 1 else 0
+            for frame in clip.unbind(1)[spared:]:
+                self(frame, rng)
+            return clip
         boxes = self.draw(*clip.shape[-2:], rng)
         if boxes:
             generator = torch.Generator(clip.device).manual_seed(int(rng.integers(2**62)))

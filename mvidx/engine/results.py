@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def write_results(
 ) -> dict:
     """Write all four files into `folder`; returns what results.json holds.
 
-    Accuracies are over the videos that could be read; `num_videos` counts all, `num_failed` the others.
+    Accuracies are over the videos that could be read; `num_videos` counts all, `num_failed` the others. What decoded
+    each video is counted under `decoders`, and stands in predictions.npz for each.
     `extra` goes into results.json as it is.
     """
     make_folder(folder)
@@ -81,6 +83,7 @@ def write_results(
         "views": num_temporal_views * num_spatial_crops,
         "num_temporal_views": num_temporal_views,
         "num_spatial_crops": num_spatial_crops,
+        **({} if predictions.decoders is None else {"decoders": dict(Counter(predictions.decoders.tolist()))}),
         **extra,
         "failures": [
             {"row": videos.where(index), "path": path, "reason": reason}
@@ -89,11 +92,17 @@ def write_results(
     }
     write_text(join(folder, "results.json"), json.dumps(results, indent=1) + "\n")
 
-    ids = np.array([videos.path(int(index)) for index in predictions.indices], dtype=np.str_)
+    arrays = {
+        "id": np.array([videos.path(int(index)) for index in predictions.indices], dtype=np.str_),
+        "label": predictions.labels,
+        "scores": predictions.scores,
+    }
+    if predictions.decoders is not None:
+        arrays["decoder"] = predictions.decoders
 
     def write_arrays(name: str) -> None:
         with open(name, "wb") as file:  # a file object: savez would append .npz to a temporary name
-            np.savez_compressed(file, id=ids, label=predictions.labels, scores=predictions.scores)
+            np.savez_compressed(file, **arrays)
 
     write_atomically(join(folder, "predictions.npz"), write_arrays)
     tables = _multi_label_tables if predictions.multi_label else _class_tables

@@ -25,12 +25,14 @@ class Predictions:
         labels: int64 (N,); of videos with several labels uint8 (N, classes), 1 for each of them.
         scores: float32 (N, classes), mean or maximum over the views.
         failures: {video: (path, reason)}.
+        decoders: str (N,), what decoded each video; None where that is not known.
     """
 
     indices: np.ndarray
     labels: np.ndarray
     scores: np.ndarray
     failures: dict[int, tuple[str, str]] = field(default_factory=dict)
+    decoders: np.ndarray | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -126,7 +128,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    scores: dict[int, tuple[int, np.ndarray]] = {}
+    scores: dict[int, tuple[int, np.ndarray, str]] = {}
     failures: dict[int, tuple[str, str]] = {}
     total = len(loader) if hasattr(loader, "__len__") else None
     hidden = None if progress else True  # None: hidden unless on a terminal
@@ -149,7 +151,7 @@ def evaluate(
         per_video = torch.cat(chunks).split([len(sample.clips) for sample in readable])
         for sample, logits in zip(readable, per_video, strict=True):
             joined = join_views(logits, activation=activation, ensemble=ensemble)
-            scores[sample.index] = (sample.label, joined.cpu().numpy())
+            scores[sample.index] = (sample.label, joined.cpu().numpy(), sample.decoder)
     model.train(was_training)
 
     signum = 0
@@ -166,4 +168,5 @@ def evaluate(
         labels if targets_of is None else targets_of(labels),
         np.array([scores[index][1] for index in order], np.float32).reshape(len(order), num_classes),
         dict(sorted(failures.items())),
+        np.array([scores[index][2] for index in order], np.str_),
     )

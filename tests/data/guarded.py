@@ -50,3 +50,8 @@ def end_of_file():
 
 def guarded(function, *args, seconds=20):
     return decode_with_timeout(function, *args, timeout_seconds=seconds, path="a.mp4")
+
+
+def open_and_sleep():
+    """In place of a decoder that hangs."""
+    sleep_in_c(60)

@@ -1,6 +1,9 @@
 """Lists of frames, JSON files and folders, and what is read through them."""
 
 import json
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -9,14 +12,20 @@ import torch
 from PIL import Image
 from torchvision import transforms as reference
 
+from mvidx.config import data as config_data
+from mvidx.config.load import ConfigError, load_config
 from mvidx.data import transforms
-from mvidx.data.annotations import DataError, read_class_names
+from mvidx.data.annotations import DataError, VideoList, read_class_names
 from mvidx.data.datasets import TestImages, TestVideos, TrainVideos
 from mvidx.data.errors import VideoError
 from mvidx.data.folders import read_class_folders
 from mvidx.data.images import FrameLists, Frames, ImageList, read_frame
 from mvidx.data.read import ClipSampling
 from mvidx.data.ssv2 import label_names, read_ssv2
+from mvidx.distributed import place_from_environment
+from tests.data.guarded import open_and_sleep
+from tests.inference.made import write_video
+from tests.shared import shared_file
 
 LABELS = {"Pushing something": "1", "Lifting something up": "0", "Turning something": "2"}
 
@@ -233,3 +242,64 @@ def test_names_from_json(tmp_path):
     (tmp_path / "bad.json").write_text("3")
     with pytest.raises(DataError, match=r"bad\.json"):
         read_class_names(tmp_path / "bad.json", 2)
+
+
+class OneHangs(VideoList):
+    """A list whose first video never ends."""
+
+    def opener(self, index, backend="decord"):
+        return super().opener(index, backend) if index else open_and_sleep
+
+
+@pytest.fixture
+def one_hangs():
+    path = str(shared_file("videos") / "numbered" / "cfr_b.mp4")
+    return OneHangs(["hangs.mp4", path], [0, 1])
+
+
+def test_a_decoder_that_hangs_costs_one_video(one_hangs):
+    clip = ClipSampling(num_frames=4, sampling_rate=2)
+    train = TrainVideos(one_hangs, clip=clip, transform=lambda frames, rng: torch.zeros(1), timeout_seconds=0.5)
+    start = time.monotonic()
+    sample = train[0, 0]
+    assert sample.index == sample.label == 1 and sample.decoder in ("decord", "pyav")
+    assert set(sample.failures) == {("hangs.mp4", "decoding took longer than 0.5 s")}
+    test = TestVideos(one_hangs, clip=clip, num_views=2, short_side=32, crop=32, timeout_seconds=0.5)
+    assert test[0].clips is None and test[0].failures == [("hangs.mp4", "decoding took longer than 0.5 s")]
+    assert len(test[1].clips) == 2
+    assert time.monotonic() - start < 20
+
+
+def test_the_limit_comes_from_the_config():
+    cfg = load_config("configs/Motion/MVITv2_tiny.yaml", ["DATA.DECODE_TIMEOUT_SECONDS", "7", "TRAIN.BATCH_SIZE", "1"])
+    videos, place, cpu = VideoList(["a.mp4"], [0]), place_from_environment(), torch.device("cpu")
+    batches = config_data.train_batches(cfg, videos, place)
+    assert config_data.build_train_loader(cfg, videos, batches, cpu).dataset.timeout_seconds == 7
+    loader = config_data.build_test_loader(cfg, videos, place, split="test", num_views=3, num_crops=1)
+    assert loader.dataset.timeout_seconds == 7
+    cfg = load_config("configs/Motion/MVITv2_tiny.yaml", ["DATA.DECODE_TIMEOUT_SECONDS", "-1"])
+    with pytest.raises(ConfigError, match="DECODE_TIMEOUT_SECONDS=-1, expected at least 0"):
+        config_data.build_train_loader(cfg, videos, batches, cpu)
+
+
+def test_views_of_a_large_video_weigh_as_much_as_its_frames(tmp_path):
+    """10 x 3 views of 16 frames of 1080p: 480 frames of a side of 224 would be 72 MB, decoded ones 6.2 MB each."""
+    path = tmp_path / "large.mp4"
+    write_video(path, height=1080, width=1920)
+    code = f"""
+import resource
+from mvidx.data.annotations import VideoList
+from mvidx.data.datasets import TestVideos
+from mvidx.data.read import ClipSampling
+videos = VideoList([{str(path)!r}], [0])
+clip = ClipSampling(num_frames=16, sampling_rate=4)
+dataset = TestVideos(videos, clip=clip, num_views=10, spatial_idx=(0, 1, 2), short_side=224, crop=224, backend="pyav")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+sample = dataset[0]
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(sample.clips), sample.clips.frames.nbytes / 1e6, (after - before) / 1e3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    views, kept, peak = (float(word) for word in done.stdout.split())
+    assert views == 30 and kept < 90 * 3 * 224 * 399 / 1e6
+    assert peak < 300

@@ -36,5 +36,20 @@ def test_probability_area_and_spared_frames():
     assert len(drawn) / 4000 == pytest.approx(0.25, abs=0.03)
     area = drawn[:, 2] * drawn[:, 3] / 1e4
     assert area.min() > 0.018 and area.max() < 0.34 and area.mean() == pytest.approx(0.17, abs=0.02)
+    assert torch.equal(
+        RandomErasing(1.0, per_frame=True)(torch.ones(3, 40, 40), np.random.default_rng(0)),
+        RandomErasing(1.0)(torch.ones(3, 40, 40), np.random.default_rng(0)),
+    )
     several = RandomErasing(1.0, mode="const", max_boxes=2)(torch.ones(3, 8, 30, 30), rng)
     assert (several[:, :4] == 1).all() and (several[:, 4:] == 0).any()
+
+
+def test_each_frame_may_have_a_box_of_its_own():
+    clip = RandomErasing(0.5, mode="const", per_frame=True)(torch.ones(3, 200, 40, 40), np.random.default_rng(0))
+    erased = clip == 0
+    assert torch.equal(erased, erased[:1].expand_as(erased))  # all channels
+    frames = erased[0]
+    touched = frames.flatten(1).any(1)
+    assert touched.float().mean() == pytest.approx(0.5, abs=0.1)
+    boxes = {tuple(frame.nonzero().aminmax(dim=0).min.tolist()) for frame in frames[touched]}
+    assert len(boxes) > 50

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch.utils.data
 
+from mvidx.data import guard
 from mvidx.data.errors import VideoError
 from tests.data.guarded import (
     crash,
@@ -81,6 +82,23 @@ def test_exceptions_come_back():
     with pytest.raises((AttributeError, pickle.PicklingError)):
         guarded(lambda: 1)
     assert guarded(process_id) not in (helper, os.getpid())
+
+
+def test_where_nothing_can_be_forked_a_fresh_interpreter_helps(monkeypatch):
+    monkeypatch.setattr(guard.sys, "platform", "darwin")
+    found = []
+
+    def use():
+        found.append((guarded(process_id), guarded(echo, np.arange(3))[0].tolist()))
+        with pytest.raises(VideoError, match=r"longer than 0\.5 s"):
+            guarded(sleep_in_c, 60, seconds=0.5)
+        found.append((guarded(process_id), guarded(echo, 1)))
+
+    thread = threading.Thread(target=use)  # which has no helper yet
+    thread.start()
+    thread.join()
+    (first, numbers), (second, again) = found
+    assert first != second and numbers == [0, 1, 2] and again == (1,)
 
 
 def test_each_thread_has_a_helper():

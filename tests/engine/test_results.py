@@ -42,6 +42,16 @@ def test_files_by_hand(tmp_path, predictions):
     ]  # fmt: skip
 
 
+def test_decoders_are_counted_and_stand_beside_their_videos(tmp_path, predictions):
+    predictions.decoders = np.array(["decord", "pyav", "decord"])
+    videos = VideoList(["a.mp4", "b.mp4", "c.mp4", "d.mp4"], [0, 0, 1, 2], source="test.csv")
+    written = write_results(
+        tmp_path, predictions, videos, class_names=["x", "y", "z"], num_temporal_views=1, num_spatial_crops=1
+    )
+    assert written["decoders"] == {"decord": 2, "pyav": 1}
+    assert np.load(tmp_path / "predictions.npz")["decoder"].tolist() == ["decord", "pyav", "decord"]
+
+
 def test_nothing_readable():
     empty = Predictions(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 3), np.float32))
     assert empty.accuracy() == {"top1": 0.0, "top5": 0.0}
