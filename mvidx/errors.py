@@ -7,7 +7,7 @@ from pathlib import Path
 
 MISTAKE = 2
 """Exit status for a bad argument, key, file or checkpoint."""
-TROUBLE = 3
+TROUBLE = 1
 """Exit status of a run that met trouble: a non-finite loss, a dead loader worker, a lost process, a full disk."""
 STOPPED = 75
 """Exit status of a run that a signal stopped after it had saved: the same command goes on (EX_TEMPFAIL)."""

@@ -58,7 +58,7 @@ def parse_arguments(arguments: Sequence[str] | None, **parser: str) -> argparse.
 def guard(command, *arguments) -> int:
     """Call a command; returns its exit status, or 0 for None.
 
-    2 and one line for what a user can mend, 3 and one line for what ended a run, 75 for a run that was asked to end
+    2 and one line for what a user can mend, 1 and one line for what ended a run, 75 for a run that was asked to end
     and has saved, 130 for Ctrl-C; anything else that goes wrong is raised.
     """
     try:
