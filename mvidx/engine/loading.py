@@ -2,7 +2,9 @@
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -21,9 +23,17 @@ class LoaderTrouble(RunTrouble):
     """The batches have ended before their time; the message says why."""
 
 
-def _explained(error: Exception) -> Exception:
-    """What an error of the loader means."""
+def _explained(error: Exception, workers: Sequence[BaseProcess] = ()) -> Exception:
+    """What an error of the loader with these workers means."""
     text = str(error)
+    if workers and isinstance(error, (EOFError, ConnectionError, FileNotFoundError)):  # one died handing over
+        ended = connection.wait([worker.sentinel for worker in workers], timeout=5)
+        for worker in workers:
+            if worker.sentinel in ended:
+                worker.join(5)
+                code = worker.exitcode or 0
+                how = f"is killed by signal: {signal.Signals(-code).name}" if code < 0 else "exited unexpectedly"
+                text = f"DataLoader worker (pid {worker.pid}) {how}"
     if died := _DIED.search(text):
         how = f"killed by {died[2].strip()}" if died[2] else "ended without a word, as the kernel ends who takes memory"
         more = ", shared memory may be full" if _SHARED_MEMORY.search(text) else ""
@@ -55,8 +65,8 @@ def batches_of(loader: DataLoader) -> Iterator[Any]:
             batch = next(iterator)
         except StopIteration:
             return
-        except (RuntimeError, OSError, VideoError) as error:
-            if (explained := _explained(error)) is error:
+        except (RuntimeError, OSError, EOFError, VideoError) as error:
+            if (explained := _explained(error, getattr(iterator, "_workers", ()))) is error:
                 raise
             raise explained from None
         yield batch

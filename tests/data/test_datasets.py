@@ -278,7 +278,7 @@ def test_the_limit_comes_from_the_config():
     loader = config_data.build_test_loader(cfg, videos, place, split="test", num_views=3, num_crops=1)
     assert loader.dataset.timeout_seconds == 7
     cfg = load_config("configs/Motion/MVITv2_tiny.yaml", ["DATA.DECODE_TIMEOUT_SECONDS", "-1"])
-    with pytest.raises(ConfigError, match="DECODE_TIMEOUT_SECONDS=-1.0, expected at least 0"):
+    with pytest.raises(ConfigError, match=r"DECODE_TIMEOUT_SECONDS=-1\.0, expected at least 0"):
         config_data.build_train_loader(cfg, videos, batches, cpu)
 
 
