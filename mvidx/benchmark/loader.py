@@ -9,6 +9,7 @@ augments them one by one through timm's operations on PIL images, and makes them
 import argparse
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
@@ -35,6 +37,7 @@ from mvidx.errors import UserError
 SECONDS, FPS, WIDTH, HEIGHT = 10, 30, 340, 256
 EXAMPLE = "example: python tools/benchmark.py loader --cfg configs/K400/MVITv2_S.yaml --json loader.json"
 DEFAULT_BACKENDS = ("decord", "pyav")
+SETTLED_CLIPS = 500
 TRAININGS = ("train with RandAugment", "train without")
 TESTS = {"test 5 x 1 views": (5, 1), "test 10 x 3 views": (10, 3)}
 
@@ -384,14 +387,18 @@ def compare(name: str, sides: dict[str, Side], clips: int, *, rounds: int) -> di
     """Time both sides in turn; returns what goes into the JSON."""
     timings = time_alternately({side: sides[side].run for side in sides}, rounds=rounds, warmup=1)
     times = ratio(timings["theirs"], timings["ours"])
-    return {
+    row = {
         "row": name,
-        "ratio": times,
+        "ratio": times.median,
+        "ratio_quartiles": (times.low, times.high),
         "clips_per_second": {side: clips / timings[side].median for side in sides},
-        "seconds": timings,
         "milliseconds_a_clip": {side: {s: 1e3 * t for s, t in sides[side].stages.items()} for side in sides},
-        "rss_megabytes": {side: sides[side].rss_bytes / 1e6 for side in sides},
     }
+    for side in sides:
+        row[f"{side}_seconds"] = timings[side].median
+        row[f"{side}_timing"] = timings[side]
+        row[f"{side}_peak_bytes"] = sides[side].rss_bytes
+    return row
 
 
 # ---------------------------------------------------------------------------- how memory goes on
@@ -415,19 +422,25 @@ def memory_curve(
                 return
 
 
+def memory_growth(curve: Sequence[tuple[int, float]]) -> float:
+    """Megabytes from the first 1,000 clips after `SETTLED_CLIPS` to the last 1,000, medians of each.
+
+    A single point says little: it depends on which batches are just under way.
+    """
+    last = curve[-1][0]
+    early = [size for clips, size in curve if SETTLED_CLIPS <= clips < SETTLED_CLIPS + 1000]
+    late = [size for clips, size in curve if clips > last - 1000]
+    return statistics.median(late) - statistics.median(early)
+
+
 def plot_memory(curve: Sequence[tuple[int, float]], path: Path) -> None:
     """Write a curve of `memory_curve` as a picture."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = figure.subplots()
     axes.plot(*zip(*curve, strict=True))
     axes.set(xlabel="clips", ylabel="RSS of all workers, MB", ylim=(0, None))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-    pyplot.close(figure)
 
 
 # ---------------------------------------------------------------------------- the command
@@ -457,6 +470,8 @@ def run(parsed: argparse.Namespace) -> int:
         import timm  # noqa: F401
     except ImportError as error:
         raise UserError(f"{error.name} is missing: pip install 'mvidx[benchmark]'") from None
+    if parsed.memory and parsed.memory < SETTLED_CLIPS + 1000:
+        raise UserError(f"--memory {parsed.memory}, expected at least {SETTLED_CLIPS + 1000} clips")
     if parsed.num_videos < parsed.batch_size:
         raise UserError(f"--num-videos {parsed.num_videos}, expected at least --batch-size {parsed.batch_size}")
     cfg = load_config(parsed.cfg, parsed.overrides)
@@ -479,18 +494,18 @@ def measure_memory(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
         curve.append(point)
         print(f"\r{point[0]} clips, {point[1]:.0f} MB", end="", flush=True)
     print()
-    settled = next((size for clips, size in curve if clips >= 500), curve[0][1])
-    print(f"growth after the first 500 clips: {max(size for clips, size in curve if clips >= 500) - settled:.1f} MB")
+    growth = memory_growth(curve)
+    print(f"growth after the first {SETTLED_CLIPS} clips: {growth:+.1f} MB")
     if parsed.plot:
         plot_memory(curve, Path(parsed.plot))
     if parsed.json:
-        write_json(parsed.json, {"machine": machine(), "clips_and_megabytes": curve})
+        write_json(parsed.json, {"machine": machine(), "growth_megabytes": growth, "clips_and_megabytes": curve})
     return 0
 
 
 def measure_speed(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
     rows = []
-    few = VideoList([videos.path(i) for i in range(4)], [0] * 4)
+    few = VideoList([videos.path(i) for i in range(min(4, len(videos)))], [0] * min(4, len(videos)))
     for backend in parsed.backend or DEFAULT_BACKENDS:
         if parsed.only != "test":
             whole = len(videos) // parsed.batch_size * parsed.batch_size
@@ -518,22 +533,30 @@ def measure_speed(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
         caption=machine_line(described),
     )
     if parsed.json:
-        write_json(parsed.json, {"machine": described, "config": parsed.cfg, "rows": rows})
+        versions = described.pop("versions")
+        only = rows[0] if len(rows) == 1 else {}
+        content = {**only, "config": parsed.cfg, "rows": rows, "machine": described, "versions": versions}
+        write_json(parsed.json, content)
     return 0
 
 
+def ratio_text(row: dict) -> str:
+    low, high = row["ratio_quartiles"]
+    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def table_row(row: dict) -> list[str]:
-    stages, speed, rss = row["milliseconds_a_clip"], row["clips_per_second"], row["rss_megabytes"]
+    stages, speed = row["milliseconds_a_clip"], row["clips_per_second"]
     return [
         row["row"],
         row["backend"],
-        str(row["ratio"]),
+        ratio_text(row),
         f"{speed['ours']:.1f}",
         f"{speed['theirs']:.1f}",
         *(f"{stages['ours'][stage]:.1f} | {stages['theirs'][stage]:.1f}" for stage in STAGES),
-        f"{rss['ours']:.0f} | {rss['theirs']:.0f}",
+        f"{row['ours_peak_bytes'] / 1e6:.0f} | {row['theirs_peak_bytes'] / 1e6:.0f}",
     ]
 
 
 def print_row(row: dict) -> None:
-    print(f"{row['row']}, {row['backend']}: {row['ratio']} times as fast", flush=True)
+    print(f"{row['row']}, {row['backend']}: {ratio_text(row)} times as fast", flush=True)
