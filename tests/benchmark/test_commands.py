@@ -93,3 +93,16 @@ def test_growth_of_memory_is_told_by_medians():
 
 def test_subcommands_are_found():
     assert {"model", "loader"} <= set(subcommands())
+
+
+def test_a_whole_test_against_single_views(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "SECONDS", 3)
+    file = tmp_path / "test.json"
+    arguments = ["--videos", str(tmp_path), "--num-videos", "1", "--rounds", "1", "--workers", "1", "--views", "2x1"]
+    small = ["DATA.NUM_FRAMES", "4", "DATA.TEST_CROP_SIZE", "64", "TEST.BATCH_SIZE", "2"]
+    cfg = ["--cfg", "configs/K400/POOLFORMER_S12.yaml", "--json", str(file)]
+    assert main(["test", *cfg, *arguments, *small]) == 0
+    content = json.loads(file.read_text())
+    assert content["ratio"] > 0 and content["rows"][0]["views"] == "2x1" and "torch" in content["versions"]
+    assert content["score_difference"] < 1e-3
+    assert main(["test", *cfg, "--views", "2x2"]) == 2
