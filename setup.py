@@ -11,6 +11,7 @@ version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").re
 export = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 hub = ["huggingface_hub>=0.26"]
 benchmark = ["psutil>=5.9"]
+docs = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 test = ["pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "playwright>=1.45", *benchmark, *export, *hub]
 
 setup(
@@ -51,9 +52,10 @@ setup(
         "benchmark": benchmark,
         "export": export,
         "hub": hub,
+        "docs": docs,
         "wandb": ["wandb>=0.17"],
         "test": test,
-        "dev": [*test, "ruff>=0.12"],
+        "dev": [*test, *docs, "ruff>=0.12"],
     },
     classifiers=[
         "Programming Language :: Python :: 3",
