@@ -32,6 +32,7 @@ from mvidx.data.decode import BACKENDS
 from mvidx.data.loader import EpochBatches, collate, start_worker, train_loader
 from mvidx.data.read import ClipSampling, read_random_clip, read_views
 from mvidx.data.transforms import crop_offset, random_resized_region, scaled_size
+from mvidx.engine.tester import ViewBatches
 from mvidx.errors import UserError
 
 SECONDS, FPS, WIDTH, HEIGHT = 10, 30, 340, 256
@@ -329,12 +330,14 @@ def test_sides(cfg, videos: VideoList, backend: str, *, views: tuple[int, int], 
     reference = ReferenceViews(dataset, cfg.DATA.MEAN, cfg.DATA.STD)
     normalization = config_data.normalization(cfg, "test")
 
+    batch_of = ViewBatches(normalization, torch.device("cpu"))
+
     def finish(samples) -> Tensor:
         # in batches of at most TEST.BATCH_SIZE views, as testing takes them
         for sample in samples:
             for start in range(0, len(sample.clips), max(1, cfg.TEST.BATCH_SIZE)):
                 numbers = range(start, min(len(sample.clips), start + max(1, cfg.TEST.BATCH_SIZE)))
-                normalized = normalization(torch.stack([sample.clips[number] for number in numbers]))
+                normalized = batch_of([(sample.clips, number) for number in numbers])
         return normalized
 
     common = {"num_workers": options.workers, "worker_init_fn": start_worker, "persistent_workers": True}

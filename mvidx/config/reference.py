@@ -1,6 +1,6 @@
 """The page of all config keys, made of the comments in `defaults.py`.
 
-    python -m mvidx.config.reference > docs/config.md
+python -m mvidx.config.reference > docs/config.md
 """
 
 import re

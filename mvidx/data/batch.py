@@ -32,9 +32,10 @@ class Normalization:
     std: tuple[float, ...]
     reverse: bool = False
 
-    def __call__(self, clips: Tensor) -> Tensor:
-        clips = normalize(clips, self.mean, self.std, axis=1)
-        return clips.flip(1) if self.reverse else clips
+    def __call__(self, clips: Tensor, out: Tensor | None = None) -> Tensor:
+        """Normalised clips, in `out` (float32, contiguous, of their shape) where it is given."""
+        values = normalize(clips, self.mean, self.std, axis=1, out=out)
+        return values.flip(1) if self.reverse else values
 
 
 @dataclass(frozen=True)

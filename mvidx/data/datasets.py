@@ -54,12 +54,21 @@ class Views:
 
     def __getitem__(self, index: int) -> Tensor:
         """View `index`, uint8 (3, T, crop, crop), memory of its own; views are ordered by time, then by crop."""
+        shape = (self.frames.shape[1], self.rows.shape[1], self.crop, self.crop)
+        return self.write(index, torch.empty(shape, dtype=torch.uint8, device=self.frames.device))
+
+    def write(self, index: int, out: Tensor) -> Tensor:
+        """Write view `index` into `out`, uint8 (3, T, crop, crop), and return it."""
         if not 0 <= index < len(self):
             raise IndexError(f"view {index} of {len(self)}")
         time, crop = divmod(index, len(self.offsets))
         top, left = self.offsets[crop]
         region = self.frames[:, :, top : top + self.crop, left : left + self.crop]
-        return region[self.rows[time]].transpose(0, 1).contiguous()
+        if region.is_cuda:
+            return out.copy_(region[self.rows[time]].transpose(0, 1))
+        for frame, row in zip(out.unbind(1), self.rows[time].tolist(), strict=True):  # no copy between the two
+            frame.copy_(region[row])
+        return out
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Views":
         """The views on a device."""

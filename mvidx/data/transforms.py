@@ -91,15 +91,17 @@ def take_crops(clip: Tensor, *, crop: int, spatial_idx: Sequence[int]) -> Tensor
 test_crops.__test__ = False  # not a pytest test
 
 
-def normalize(clips: Tensor, mean: Sequence[float], std: Sequence[float], *, axis: int | None = None) -> Tensor:
+def normalize(
+    clips: Tensor, mean: Sequence[float], std: Sequence[float], *, axis: int | None = None, out: Tensor | None = None
+) -> Tensor:
     """uint8 (..., 3, T, H, W) or (..., 3, H, W) -> float32: (x / 255 - mean) / std, a channel at a time.
 
     The channel axis is `axis`; by default the fourth from the end for clips and the third for images,
-    whichever holds 3 channels. Runs on the device of `clips`.
+    whichever holds 3 channels. Runs on the device of `clips`. The result goes into `out`, where it is given.
     """
     if axis is None:
         axis = clips.ndim - 4 if clips.ndim >= 4 and clips.shape[-4] == 3 else clips.ndim - 3
-    normalized = torch.empty(clips.shape, device=clips.device)
+    normalized = torch.empty(clips.shape, device=clips.device) if out is None else out
     channels = zip(clips.unbind(axis), normalized.unbind(axis), mean, std, strict=True)
     for pixels, values, m, s in channels:  # one at a time, where caches are small
         values.copy_(pixels).mul_(1 / (255 * s)).sub_(m / s)

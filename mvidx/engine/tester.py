@@ -1,6 +1,7 @@
 """Multi-view evaluation: every video once, all its views, joined after the softmax or before."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mvidx import distributed
-from mvidx.data.datasets import Sample
+from mvidx.data.datasets import Sample, Views
 from mvidx.engine.loading import batches_of
 from mvidx.engine.metrics import average_precision, topk_correct
 from mvidx.engine.stop import Stopped, StopRequest
@@ -92,13 +93,49 @@ def join_views(logits: Tensor, *, activation: str = "softmax", ensemble: str = "
     return scores.softmax(dim=-1) if activation == "none" else scores
 
 
+class ViewBatches:
+    """Makes batches of views for the model.
+
+    On a CPU they lie in memory that is used again: to get hundreds of megabytes from the system for each batch takes
+    longer than to fill them. A batch is therefore good until the next one is made.
+
+    Args:
+        prepare: uint8 clips -> what the model takes, written into its keyword `out` where that is given.
+        device: where the views are.
+    """
+
+    def __init__(self, prepare: Callable[..., Tensor], device: torch.device):
+        self.prepare = prepare
+        self.device = device
+        self._memory: dict[str, Tensor] = {}
+
+    def _reused(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        size = math.prod(shape)
+        if name not in self._memory or len(self._memory[name]) < size:
+            self._memory[name] = torch.empty(size, dtype=dtype)
+        return self._memory[name][:size].view(shape)
+
+    def __call__(self, views: Sequence[tuple[Tensor | Views, int]]) -> Tensor:
+        """The batch of (clips of a video, number of one of them)."""
+        if self.device.type != "cpu":
+            return self.prepare(torch.stack([clips[number] for clips, number in views]))
+        first = views[0][0][views[0][1]]
+        batch = self._reused("uint8", (len(views), *first.shape), torch.uint8)
+        for target, (clips, number) in zip(batch, views, strict=True):
+            if isinstance(clips, Views):
+                clips.write(number, target)
+            else:
+                target.copy_(clips[number])
+        return self.prepare(batch, out=self._reused("float32", batch.shape, torch.float32))
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     loader: Iterable[list[Sample]],
     *,
     num_classes: int,
-    prepare: Callable[[Tensor], Tensor],
+    prepare: Callable[..., Tensor],
     device: torch.device,
     views_per_batch: int,
     precision: str = "float32",
@@ -114,7 +151,7 @@ def evaluate(
         model: prepared clips -> logits; put into eval mode, and back into the mode it was in.
         loader: lists of test samples, see `mvidx.data.loader.test_loader`.
         num_classes: width of the scores.
-        prepare: uint8 clips on the device -> what the model takes.
+        prepare: see `ViewBatches`.
         views_per_batch: the most views in one forward pass.
         precision: see `Trainer`.
         activation, ensemble: see `join_views`.
@@ -132,6 +169,7 @@ def evaluate(
     failures: dict[int, tuple[str, str]] = {}
     total = len(loader) if hasattr(loader, "__len__") else None
     hidden = None if progress else True  # None: hidden unless on a terminal
+    batch_of = ViewBatches(prepare, device)
     for samples in tqdm(batches_of(loader), total=total, desc="evaluating", unit="batch", leave=False, disable=hidden):
         if stop:
             break
@@ -144,9 +182,9 @@ def evaluate(
         views = [(each, number) for each in clips for number in range(len(each))]
         chunks = []
         for start in range(0, len(views), views_per_batch):
-            chunk = torch.stack([each[number] for each, number in views[start : start + views_per_batch]])
+            batch = batch_of(views[start : start + views_per_batch])
             with autocast(device, precision):
-                logits = model(prepare(chunk))
+                logits = model(batch)
             chunks.append(logits.float())
         per_video = torch.cat(chunks).split([len(sample.clips) for sample in readable])
         for sample, logits in zip(readable, per_video, strict=True):

@@ -34,7 +34,7 @@ def test_an_evaluation_stops_between_two_batches():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
     with pytest.raises(Stopped):
         evaluate(
-            model, samples(), num_classes=2, prepare=lambda clips: clips.float(), device=torch.device("cpu"),
+            model, samples(), num_classes=2, prepare=lambda clips, out: clips.float(), device=torch.device("cpu"),
             views_per_batch=1, stop=stop,
         )  # fmt: skip
     assert seen == [0, 1] and model.training
