@@ -11,8 +11,10 @@ version = re.search(r'__version__ = "(.+)"', (here / "mvidx" / "__init__.py").re
 export = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
 hub = ["huggingface_hub>=0.26"]
 benchmark = ["psutil>=5.9"]
+torchcodec = ["torchcodec>=0.7"]
 docs = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
-test = ["pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "playwright>=1.45", *benchmark, *export, *hub]
+test = ["pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "playwright>=1.45"]
+test += [*benchmark, *export, *hub, *torchcodec]
 
 setup(
     name="mvidx",
@@ -53,6 +55,7 @@ setup(
         "export": export,
         "hub": hub,
         "docs": docs,
+        "torchcodec": torchcodec,
         "wandb": ["wandb>=0.17"],
         "test": test,
         "dev": [*test, *docs, "ruff>=0.12"],

@@ -386,7 +386,7 @@ def _torchcodec_complaints():
     except (ImportError, OSError, RuntimeError) as error:
         raise ImportError(
             f'backend "torchcodec" needs torchcodec and FFmpeg\'s libraries ({str(error).splitlines()[0]}): '
-            'pip install torchcodec, or use "pyav"'
+            "pip install 'mvidx[torchcodec]', or use 'pyav'"
         ) from error
     library = next(path for path in torch.ops.loaded_libraries if "libtorchcodec_core" in os.path.basename(path))
     return _Complaints(ctypes.CDLL(library))

@@ -324,7 +324,7 @@ def test_backend_that_is_missing_or_unknown(made, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     decode._torchcodec_complaints.cache_clear()
-    with pytest.raises(ImportError, match="pip install torchcodec"):
+    with pytest.raises(ImportError, match=r"pip install 'mvidx\[torchcodec\]'"):
         open_video(made("h264.mp4"), "torchcodec")
     with pytest.raises(ValueError, match=r"'opencv'.*decord, pyav, torchcodec"):
         open_video(made("h264.mp4"), "opencv")
