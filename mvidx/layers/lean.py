@@ -52,16 +52,44 @@ def _pieces(rows: int, width: int, itemsize: int) -> Iterator[slice]:
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
 
+def _runs(keep: Tensor | None, x: Tensor, width: int) -> Iterator[tuple[slice, float]]:
+    """Samples that are computed together, and their factor: as many neighbours of one factor as make a piece.
+
+    Matrix products of few rows are slow: those of 49 take twice as long a row as those of 196.
+    """
+    factors = [1.0] * len(x) if keep is None else keep.flatten().tolist()
+    sample_bytes = x[0].numel() // x.shape[-1] * width * x.element_size()
+    most = max(1, HIDDEN_BYTES // sample_bytes)
+    start = 0
+    for stop in range(1, len(factors) + 1):
+        if stop == len(factors) or stop - start == most or factors[stop] != factors[start]:
+            yield slice(start, stop), factors[start]
+            start = stop
+
+
 class _Norm:
-    """The norm of one sample (N, C), forward in pieces and backward at once: LayerNorm, or GroupNorm of one group."""
+    """The norm of samples (B, *S, C), forward in pieces of their rows and backward at once.
+
+    LayerNorm, or GroupNorm of one group.
+    """
 
     def __init__(self, kind: str, weight: Tensor, bias: Tensor, eps: float, x: Tensor):
-        self.kind, self.weight, self.bias, self.eps, self.x = kind, weight, bias, eps, x
-        self.channels = (x.shape[1],)
+        self.kind, self.weight, self.bias, self.eps, self.x = kind, weight, bias, eps, x.flatten(0, -2)
+        self.channels = (x.shape[-1],)
+        self.samples = len(x)
         if kind == "group":
-            first = x.t()[None, :, :, None]  # (1, C, N, 1), channels last
-            whole, self.mean, self.rstd = aten.native_group_norm(first, weight, bias, 1, x.shape[1], x.shape[0], 1, eps)
-            self.whole = whole[0, :, :, 0].t()
+            whole, self.mean, self.rstd = aten.native_group_norm(
+                self._channels_first(self.x), weight, bias, len(x), x.shape[-1], len(self.x) // len(x), 1, eps
+            )
+            self.whole = self._rows(whole)
+
+    def _channels_first(self, rows: Tensor) -> Tensor:
+        """(B * N, C) -> (B, C, N, 1), channels last."""
+        return rows.unflatten(0, (self.samples, -1)).transpose(1, 2).unsqueeze(-1)
+
+    def _rows(self, grid: Tensor) -> Tensor:
+        """(B, C, N, 1) -> (B * N, C)."""
+        return grid.squeeze(-1).transpose(1, 2).flatten(0, 1)
 
     def __call__(self, rows: slice) -> Tensor:
         if self.kind == "group":
@@ -86,13 +114,13 @@ class _Norm:
         """GroupNorm's gradient of all rows; LayerNorm's is there already."""
         if self.kind != "group":
             return grad
-        first, x = grad.t()[None, :, :, None], self.x.t()[None, :, :, None]
+        first, x = self._channels_first(grad), self._channels_first(self.x)
         grad, grad_weight, grad_bias = aten.native_group_norm_backward(
-            first, x, self.mean, self.rstd, self.weight, 1, x.shape[1], x.shape[2], 1, [True, True, True]
+            first, x, self.mean, self.rstd, self.weight, *x.shape[:3], 1, [True, True, True]
         )
         grads[0] += grad_weight
         grads[1] += grad_bias
-        return grad[0, :, :, 0].t()
+        return self._rows(grad)
 
 
 def _forward_rows(
@@ -137,15 +165,15 @@ class ResidualMlp(torch.autograd.Function):
         grad_x = torch.zeros_like(x) if projects else grad.clone()
         norm_grads = [torch.zeros_like(gamma), torch.zeros_like(beta)]
         weight_grads = WeightGradients(w1, b1, w2, b2, w_skip, b_skip)
-        for sample, factor in enumerate(_factors(ctx.keep, len(x))):
+        for samples, factor in _runs(ctx.keep, x, len(w1)):
             if not factor and not projects:
                 continue
-            rows_x, rows_grad, rows_out = (t[sample].flatten(0, -2) for t in (x, grad, grad_x))
-            norm = _Norm(ctx.kind, gamma, beta, ctx.eps, rows_x)
+            rows_x, rows_grad, rows_out = (t[samples].flatten(0, -2) for t in (x, grad, grad_x))
+            norm = _Norm(ctx.kind, gamma, beta, ctx.eps, x[samples])
             whole = torch.empty_like(rows_x) if ctx.kind == "group" else None
             for rows in _pieces(len(rows_x), len(w1), x.element_size()):
                 g, normed = rows_grad[rows], norm(rows)
-                before = torch.addmm(b1, normed, w1.t()) if kept is None else kept[sample].flatten(0, -2)[rows]
+                before = torch.addmm(b1, normed, w1.t()) if kept is None else kept[samples].flatten(0, -2)[rows]
                 hidden = F.gelu(before)
                 weight_grads.add(2, g, hidden, factor)
                 torch.mm(g, w2, out=hidden)
@@ -204,10 +232,6 @@ class WeightGradients:
         ]
 
 
-def _factors(keep: Tensor | None, batch: int) -> list[float]:
-    return [1.0] * batch if keep is None else keep.flatten().tolist()
-
-
 def forward(
     x: Tensor, kind: str, eps: float, gamma: Tensor, beta: Tensor, weights, keep, *, out=None, kept=None
 ) -> Tensor:
@@ -215,13 +239,13 @@ def forward(
     w1, w_skip = weights[0], weights[4]
     if out is None:
         out = x.new_empty(*x.shape[:-1], len(weights[2])) if w_skip is not None else x.clone()
-    for sample, factor in enumerate(_factors(keep, len(x))):
+    for samples, factor in _runs(keep, x, len(w1)):
         if not factor and w_skip is None:
             continue
-        rows_x, rows_out = x[sample].flatten(0, -2), out[sample].flatten(0, -2)
-        norm = _Norm(kind, gamma, beta, eps, rows_x)
-        for rows in _pieces(len(rows_x), len(w1), x.element_size()):
-            rows_kept = None if kept is None else kept[sample].flatten(0, -2)[rows]
+        rows_out = out[samples].flatten(0, -2)
+        norm = _Norm(kind, gamma, beta, eps, x[samples])
+        for rows in _pieces(len(rows_out), len(w1), x.element_size()):
+            rows_kept = None if kept is None else kept[samples].flatten(0, -2)[rows]
             _forward_rows(rows_out[rows], norm(rows), weights, factor, rows_kept)
     return out
 
