@@ -23,14 +23,17 @@ TIMM = {
 def _torchvision(name: str, size: tuple[int, ...], rates: Mapping[str, float]) -> nn.Module:
     from torchvision.models import video
 
-    # Both are built for 16x224x224; version 2 interpolates its tables at any other size.
+    # Both are built for 16x224x224. Version 2 interpolates its tables for whatever grid it is told to expect.
     if name == "mvit_v1_b" and size != (16, 224, 224):
         raise UserError(f"torchvision's {name} takes clips of 16x224x224 alone, got {'x'.join(map(str, size))}")
-    return getattr(video, name)(
+    model = getattr(video, name)(
         weights=None,
         dropout=rates["head_drop_rate"],
         stochastic_depth_prob=rates["drop_path_rate"],
     )
+    grid = tuple(n // stride for n, stride in zip(size, model.conv_proj.stride, strict=True))
+    model.pos_encoding.temporal_size, model.pos_encoding.spatial_size = grid[0], grid[1:]
+    return model
 
 
 def _pytorchvideo(name: str, size: tuple[int, ...], rates: Mapping[str, float]) -> nn.Module:

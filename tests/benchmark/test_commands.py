@@ -6,7 +6,8 @@ import pytest
 
 from mvidx.benchmark import loader
 from mvidx.benchmark.command import main, subcommands
-from mvidx.benchmark.model import growth, parse_sweep
+from mvidx.benchmark.model import Case, build_ours, build_theirs, growth, logit_difference, parse_sweep
+from mvidx.benchmark.peers import share_weights
 from mvidx.errors import UserError
 
 SMALL = ["--model", "poolformer_s12", "--img-size", "64", "--rounds", "2", "--warmup", "1"]
@@ -106,3 +107,11 @@ def test_a_whole_test_against_single_views(tmp_path, monkeypatch):
     assert content["ratio"] > 0 and content["rows"][0]["views"] == "2x1" and "torch" in content["versions"]
     assert content["score_difference"] < 1e-3
     assert main(["test", *cfg, "--views", "2x2"]) == 2
+
+
+def test_torchvision_s_model_at_another_size():
+    case = Case("mvitv2_s_video", "torchvision", frames=4, img_size=64)
+    ours = build_ours(case)
+    theirs = build_theirs(case, ours.input_size)
+    assert share_weights(ours, theirs)
+    assert logit_difference(case, ours, theirs, ours.input_size) < 1e-4
