@@ -27,7 +27,8 @@ def test_a_model_against_another_library(tmp_path, capsys):
 
 def test_a_training_step_over_a_sweep_with_a_plot(tmp_path):
     file, plot = tmp_path / "sweep.json", tmp_path / "sweep.png"
-    arguments = ["--sweep", "batch_size=1,2", "--train", "--plot", str(plot), "--json", str(file), "--profile", "--no-memory"]
+    files = ["--plot", str(plot), "--json", str(file)]
+    arguments = ["--sweep", "batch_size=1,2", "--train", "--profile", "--no-memory", *files]
     assert main(["model", *SMALL, *arguments]) == 0
     content = json.loads(file.read_text())
     assert [row["batch_size"] for row in content["rows"]] == [1, 2]
