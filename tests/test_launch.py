@@ -93,6 +93,7 @@ def test_a_process_finds_its_place(monkeypatch):
     assert distributed._meeting_point() == {"MASTER_ADDR": "gpu07", "MASTER_PORT": "20123"}
 
 
+@pytest.mark.long
 def test_submitit_runs_the_same(one_process):
     folder = one_process
     done = run_net(
@@ -107,6 +108,7 @@ def test_submitit_runs_the_same(one_process):
     assert_same_run(folder / "one", folder / "job")
 
 
+@pytest.mark.long
 def test_a_mistake_in_every_process_is_told_once(tmp_path):
     nowhere = ("DATA.PATH_TO_DATA_DIR", tmp_path / "nowhere", "TRAIN.DATASET", "kinetics")
     options = ("--launcher", "local", "--processes", 2)

@@ -34,6 +34,7 @@ def test_help_is_light():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
 
 
+@pytest.mark.long
 def test_a_tool_and_its_command_do_the_same(tmp_path):
     tool = [sys.executable, str(ROOT / "tools" / "complexity.py")]
     command = [sys.executable, "-m", "mvidx", "complexity"]

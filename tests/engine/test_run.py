@@ -160,6 +160,7 @@ def test_videos_with_several_labels(trained, tmp_path):
     assert "(best map so far)" in done.stderr and done.stdout.startswith("mAP ")
 
 
+@pytest.mark.long
 def test_weights_and_biases_takes_the_same_numbers(trained, tmp_path):
     """A stand-in for its package writes down what it is given."""
     _, _, data = trained
