@@ -283,6 +283,14 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
+def write_rows(path: str | os.PathLike, rows: Sequence[dict], described: Mapping[str, Any], **more: Any) -> None:
+    """`write_json` of the rows of a table, beside `machine()`; a single row stands on top too."""
+    own = dict(described)
+    versions = own.pop("versions")
+    only = rows[0] if len(rows) == 1 else {}
+    write_json(path, {**only, "rows": rows, **more, "machine": own, "versions": versions})
+
+
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """Write the numbers of a benchmark. Raises UserError where the file cannot be written."""
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from mvidx.benchmark.common import machine, machine_line, print_table, ratio, time_alternately, write_json
+from mvidx.benchmark.common import machine, machine_line, print_table, ratio, time_alternately, write_json, write_rows
 from mvidx.config import data as config_data
 from mvidx.data.annotations import VideoList
 from mvidx.data.augment import GREY, RandAugment
@@ -536,10 +536,7 @@ def measure_speed(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
         caption=machine_line(described),
     )
     if parsed.json:
-        versions = described.pop("versions")
-        only = rows[0] if len(rows) == 1 else {}
-        content = {**only, "config": parsed.cfg, "rows": rows, "machine": described, "versions": versions}
-        write_json(parsed.json, content)
+        write_rows(parsed.json, rows, described, config=parsed.cfg)
     return 0
 
 

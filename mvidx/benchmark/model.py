@@ -26,7 +26,7 @@ from mvidx.benchmark.common import (
     straight_line,
     time_alternately,
     time_once,
-    write_json,
+    write_rows,
 )
 from mvidx.benchmark.peers import LIBRARIES, build_peer, peer_name, share_weights
 from mvidx.benchmark.profile import operation_shares
@@ -353,15 +353,5 @@ def run(parsed: argparse.Namespace) -> int:
         grown = growth(rows, key)
         show_growth(grown, key)
     if parsed.json:
-        versions = described.pop("versions")
-        only = rows[0] if len(rows) == 1 else {}
-        content = {
-            **only,
-            "rows": rows,
-            "growth": grown,
-            "matrix_gflops_per_second": rate,
-            "machine": described,
-            "versions": versions,
-        }
-        write_json(parsed.json, content)
+        write_rows(parsed.json, rows, described, growth=grown, matrix_gflops_per_second=rate)
     return 0

@@ -12,8 +12,8 @@ import cv2
 import torch
 from torch import Tensor, nn
 
-from mvidx.benchmark.common import machine, machine_line, print_table, ratio, time_alternately, write_json
-from mvidx.benchmark.loader import Side, benchmark_videos, test_sides
+from mvidx.benchmark.common import machine, machine_line, print_table, ratio, time_alternately, write_rows
+from mvidx.benchmark.loader import Side, benchmark_videos, ratio_text, test_sides
 from mvidx.benchmark.peers import LIBRARIES, build_peer, share_weights
 from mvidx.config import data as config_data
 from mvidx.config.build import build_model
@@ -92,7 +92,7 @@ def run(parsed: argparse.Namespace) -> int:
                 row["views"],
                 f"{row['videos_per_second']['ours']:.3f}",
                 f"{row['videos_per_second']['theirs']:.3f}",
-                f"{row['ratio']:.2f} ({row['ratio_quartiles'][0]:.2f} to {row['ratio_quartiles'][1]:.2f})",
+                ratio_text(row),
                 f"{row['score_difference']:.1e}",
             ]
             for row in rows
@@ -100,11 +100,7 @@ def run(parsed: argparse.Namespace) -> int:
         caption=machine_line(described),
     )
     if parsed.json:
-        versions = described.pop("versions")
-        only = rows[0] if len(rows) == 1 else {}
-        write_json(
-            parsed.json, {**only, "config": parsed.cfg, "rows": rows, "machine": described, "versions": versions}
-        )
+        write_rows(parsed.json, rows, described, config=parsed.cfg)
     return 0
 
 
