@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_text
 from mvidx.errors import UserError
 
 LIBRARIES = ("torch", "torchvision", "timm", "pytorchvideo", "decord", "av", "numpy")
@@ -301,6 +301,6 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
 
     text = json.dumps(content, indent=1, default=plain) + "\n"
     try:
-        write_atomically(path, lambda name: Path(name).write_text(text))
+        write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

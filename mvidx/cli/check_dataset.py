@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from mvidx.cli.parser import OneLineParser, check_target
 from mvidx.errors import UserError
@@ -47,7 +46,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
     from tqdm import tqdm
 
     from mvidx.benchmark.common import write_json
-    from mvidx.checkpoint.files import write_atomically
+    from mvidx.checkpoint.paths import write_text
     from mvidx.config import data as config_data
     from mvidx.config.load import load_config
     from mvidx.data.check import check_videos, make_report, print_report, rows_without
@@ -75,7 +74,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
         print_report(reports[-1], names)
         if parsed.fix_list:
             rows = rows_without(videos, reports[-1].bad)
-            write_atomically(parsed.fix_list, lambda name, rows=rows: Path(name).write_text("".join(rows)))
+            write_text(parsed.fix_list, "".join(rows))
             print(f"{parsed.fix_list}: {len(rows)} rows, without {len(reports[-1].bad)} that can't be read")
     write_json(parsed.report, {"config": parsed.cfg, "splits": [asdict(report) for report in reports]})
     print(f"the whole report is in {parsed.report}")

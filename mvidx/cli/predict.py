@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mvidx.cli.parser import (
     OneLineParser,
@@ -102,7 +101,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
 
     from tqdm import tqdm
 
-    from mvidx.checkpoint.files import write_atomically
+    from mvidx.checkpoint.paths import write_text
     from mvidx.inference.clips import Windows
     from mvidx.inference.inputs import find_inputs
     from mvidx.inference.predict import check_numbers, iter_predictions
@@ -155,7 +154,7 @@ def run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int
         if parsed.json == "-":
             print(text, end="")
         else:
-            write_atomically(parsed.json, lambda name: Path(name).write_text(text))
+            write_text(parsed.json, text)
     if failures:
         print(f"{len(failures)} of {len(inputs)} could not be read", file=sys.stderr)
     return 1 if failures else 0
