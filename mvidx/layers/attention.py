@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mvidx.layers.kept import kept
+
 ALIGNMENT = 8  # fused CUDA kernels want head dimensions that are multiples of this
 
 
@@ -61,20 +63,30 @@ def relative_terms(q: Tensor, tables: Sequence[Tensor | None]) -> list[Tensor]:
     return terms
 
 
-def one_hot_positions(size: Sequence[int], axes: Sequence[int], *, like: Tensor) -> Tensor:
+@kept
+def one_hot_positions(
+    size: tuple[int, ...], axes: tuple[int, ...], width: int, value: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """One-hot coordinates of every position of a grid along some axes, side by side.
 
+    Args:
+        size: of the grid.
+        axes: whose coordinates are wanted.
+        width: columns, at least sum(size[a] for a in axes); those beyond are zero.
+        value: stands in the place of ones.
+
     Returns:
-        (prod(size), sum(size[a] for a in axes)).
+        (prod(size), width).
     """
     hots = []
     for axis in axes:
         n = size[axis]
-        eye = torch.eye(n, dtype=like.dtype, device=like.device)
+        eye = torch.eye(n, dtype=dtype, device=device) * value
         shape = [1] * len(size) + [n]
         shape[axis] = n
         hots.append(eye.view(shape).expand(*size, n))
-    return torch.cat(hots, dim=-1).flatten(0, -2)
+    hot = torch.cat(hots, dim=-1).flatten(0, -2)
+    return F.pad(hot, (0, width - hot.shape[1]))
 
 
 def grid_attention(
@@ -109,17 +121,20 @@ def grid_attention(
     padding = -(channels + terms_width) % ALIGNMENT if axes else 0
     extra = terms_width + padding
     if axes:
-        terms = relative_terms(q, [None if table is None else table / scale for table in relative])
-        q = torch.cat([q, *terms, q.new_zeros(*q.shape[:-1], padding)], dim=-1)
+        terms = relative_terms(q, relative)
+        zeros = [q.new_zeros(()).expand(*q.shape[:-1], padding)] if padding else []
+        q = torch.cat([q, *terms, *zeros], dim=-1)
     q, k, v = q.flatten(1, -3), k.flatten(1, -3), v.flatten(1, -3)  # (B, N, heads, C)
     if axes:
-        hot = F.pad(one_hot_positions(k_size, axes, like=k), (0, padding))
+        # The kernel multiplies the terms by the scale too: the other side undoes it.
+        hot = one_hot_positions(tuple(k_size), tuple(axes), extra, 1 / scale, k.device, k.dtype)
         k = torch.cat([k, hot[None, :, None].expand(*k.shape[:-1], extra)], dim=-1)
     if tokens is not None:
         q_token, k_token, v_token = (token.unsqueeze(1) for token in tokens)  # (B, 1, heads, C)
         q_token, k_token = (F.pad(token, (0, extra)) for token in (q_token, k_token))
         k, v = torch.cat([k_token, k], dim=1), torch.cat([v_token, v], dim=1)
-    v = F.pad(v, (0, extra))  # fused kernels want q, k and v of one width
+    if extra:
+        v = F.pad(v, (0, extra))  # fused kernels want q, k and v of one width
 
     out = attention(q, k, v, scale=scale)[..., :channels].view(grid_shape)
     if tokens is None:

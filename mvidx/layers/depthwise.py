@@ -25,10 +25,12 @@ class DepthwiseConv3d(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad[:2]
-        grad_x = torch.zeros_like(x, memory_format=torch.channels_last_3d) if need_x else None
+        grad_x = None  # (B, T, H, W, C)
         grad_weight = torch.zeros_like(weight) if need_weight else None
-        frames, frames_out, channels = x.shape[2], grad.shape[2], x.shape[1]
-        for tap in range(weight.shape[2]):
+        batch, channels, frames = x.shape[:3]
+        frames_out = grad.shape[2]
+        # The tap in the middle reads every frame: what it gives is what the others are added to.
+        for tap in sorted(range(weight.shape[2]), key=lambda tap: abs(tap - ctx.padding[0])):
             # Output frame t reads input frame t + shift through this tap.
             shift = tap - ctx.padding[0]
             first, last = max(0, -shift), min(frames_out, frames - shift)
@@ -49,10 +51,17 @@ class DepthwiseConv3d(torch.autograd.Function):
                 (need_x, need_weight, False),
             )
             if need_x:
-                tap_x = tap_x.movedim(1, -1).unflatten(0, (x.shape[0], last - first))  # (B, T', H, W, C)
-                grad_x[:, :, first + shift : last + shift] += tap_x.movedim(-1, 1)
+                tap_x = tap_x.movedim(1, -1).unflatten(0, (batch, last - first))  # (B, T', H, W, C)
+                if grad_x is None and last - first == frames:
+                    grad_x = tap_x
+                else:
+                    if grad_x is None:
+                        grad_x = tap_x.new_zeros(batch, frames, *tap_x.shape[2:])
+                    grad_x[:, first + shift : last + shift].add_(tap_x)
             if need_weight:
-                grad_weight[:, :, tap] += tap_weight
+                grad_weight[:, :, tap] = tap_weight
+        if need_x:
+            grad_x = torch.zeros_like(x) if grad_x is None else grad_x.movedim(-1, 1)
         return grad_x, grad_weight, None, None
 
 

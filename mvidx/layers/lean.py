@@ -8,10 +8,12 @@ much as computing them. And training keeps the norm's output and the hidden acti
 for the backward pass keeps nothing but its input: norm and hidden activations are computed a second time, piece by
 piece. One matrix product of five is repeated; for large grids that costs less than writing and reading what it saves.
 For small ones the hidden activations before GELU are kept, and only norm and GELU are repeated. Samples that stochastic
-depth drops are not computed at all.
+depth drops are not computed at all. A scale of the output's channels is a factor of whichever is smaller, the second
+Linear's weights or its output.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -123,22 +125,59 @@ class _Norm:
         return self._rows(grad)
 
 
-def _forward_rows(
-    out: Tensor, normed: Tensor, weights: tuple[Tensor | None, ...], factor: float, kept: Tensor | None
-) -> None:
-    """out += factor * mlp(normed); `out` holds the residual, or nothing yet where that is a projection.
+@dataclass(frozen=True)
+class Weights:
+    """Parameters of a residual MLP: two Linears, a Linear beside them and a scale of the output, or None for those."""
 
-    Writes what goes into GELU to `kept` if that is given.
-    """
-    w1, b1, w2, b2, w_skip, b_skip = weights
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
+    w_skip: Tensor | None = None
+    b_skip: Tensor | None = None
+    scale: Tensor | None = None
+
+    def folded(self) -> "Weights":
+        """The same with the scale in the second Linear."""
+        if self.scale is None:
+            return self
+        return replace(self, w2=self.w2 * self.scale[:, None], b2=self.b2 * self.scale, scale=None)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What training keeps of a small grid: hidden activations before GELU, and the output before its scale if any."""
+
+    hidden: Tensor
+    branch: Tensor | None
+
+    def of(self, samples: slice, rows: slice) -> "Kept":
+        """The part of some rows of some samples, flat."""
+        hidden, branch = (
+            None if kept is None else kept[samples].flatten(0, -2)[rows] for kept in (self.hidden, self.branch)
+        )
+        return Kept(hidden, branch)
+
+
+def _scales_output(x: Tensor, weights: Weights) -> bool:
+    """Whether the output of a grid x (B, *S, C) is smaller than the weights it comes from."""
+    return weights.scale is not None and x.numel() // x.shape[-1] <= len(weights.w1)
+
+
+def _forward_rows(out: Tensor, normed: Tensor, weights: Weights, factor: float, kept: Kept | None) -> None:
+    """out += factor * mlp(normed); `out` holds the residual, or nothing yet where that is a projection."""
     if kept is None:
-        hidden = torch.addmm(b1, normed, w1.t())
+        hidden = torch.addmm(weights.b1, normed, weights.w1.t())
         torch._C._nn.gelu_(hidden)
     else:
-        hidden = F.gelu(torch.addmm(b1, normed, w1.t(), out=kept))
-    if w_skip is not None:
-        torch.addmm(b_skip, normed, w_skip.t(), out=out)
-    out.add_(b2, alpha=factor).addmm_(hidden, w2.t(), alpha=factor)
+        hidden = F.gelu(torch.addmm(weights.b1, normed, weights.w1.t(), out=kept.hidden))
+    if weights.w_skip is not None:
+        torch.addmm(weights.b_skip, normed, weights.w_skip.t(), out=out)
+    if weights.scale is None:
+        out.add_(weights.b2, alpha=factor).addmm_(hidden, weights.w2.t(), alpha=factor)
+    else:
+        branch = torch.addmm(weights.b2, hidden, weights.w2.t(), out=None if kept is None else kept.branch)
+        out.addcmul_(branch, weights.scale, value=factor)
 
 
 class ResidualMlp(torch.autograd.Function):
@@ -146,63 +185,74 @@ class ResidualMlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, kind, eps, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, keep):
+        weights = Weights(w1, b1, w2, b2, w_skip, b_skip, scale)
         width = len(w1)
         small = x.numel() // x.shape[-1] * width * x.element_size() <= KEPT_BYTES
-        kept = x.new_empty(*x.shape[:-1], width) if small and any(ctx.needs_input_grad) else None
-        ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, kept)
+        kept = None
+        if small and any(ctx.needs_input_grad):
+            branch = x.new_empty(*x.shape[:-1], len(w2)) if _scales_output(x, weights) else None
+            kept = Kept(x.new_empty(*x.shape[:-1], width), branch)
+        tensors = (None, None) if kept is None else (kept.hidden, kept.branch)
+        ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, *tensors)
         ctx.kind, ctx.eps, ctx.keep = kind, eps, keep
-        weights = (w1, b1, *_scaled(w2, b2, scale), w_skip, b_skip)
+        if kept is None or kept.branch is None:
+            weights = weights.folded()
         return forward(x, kind, eps, gamma, beta, weights, keep, kept=kept)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, kept = ctx.saved_tensors
-        plain_w2, plain_b2 = w2, b2
-        w2, b2 = _scaled(w2, b2, scale)
+        x, gamma, beta, *parameters, hidden, branch = ctx.saved_tensors
+        plain = Weights(*parameters)
+        kept = None if hidden is None else Kept(hidden, branch)
+        scale = None if branch is None else plain.scale  # of the output; that of the weights is folded in
+        weights = plain.folded() if branch is None else plain
         grad = grad.contiguous()
-        projects = w_skip is not None
+        projects = weights.w_skip is not None
         grad_x = torch.zeros_like(x) if projects else grad.clone()
         norm_grads = [torch.zeros_like(gamma), torch.zeros_like(beta)]
-        weight_grads = WeightGradients(w1, b1, w2, b2, w_skip, b_skip)
-        for samples, factor in _runs(ctx.keep, x, len(w1)):
+        weight_grads = WeightGradients(*parameters[:-1])
+        grad_scale = None if scale is None else torch.zeros_like(scale)
+        for samples, factor in _runs(ctx.keep, x, len(weights.w1)):
             if not factor and not projects:
                 continue
             rows_x, rows_grad, rows_out = (t[samples].flatten(0, -2) for t in (x, grad, grad_x))
             norm = _Norm(ctx.kind, gamma, beta, ctx.eps, x[samples])
             whole = torch.empty_like(rows_x) if ctx.kind == "group" else None
-            for rows in _pieces(len(rows_x), len(w1), x.element_size()):
+            for rows in _pieces(len(rows_x), len(weights.w1), x.element_size()):
                 g, normed = rows_grad[rows], norm(rows)
-                before = torch.addmm(b1, normed, w1.t()) if kept is None else kept[samples].flatten(0, -2)[rows]
+                if kept is None:
+                    before = torch.addmm(weights.b1, normed, weights.w1.t())
+                else:
+                    of_rows = kept.of(samples, rows)
+                    before = of_rows.hidden
                 hidden = F.gelu(before)
-                weight_grads.add(2, g, hidden, factor)
-                torch.mm(g, w2, out=hidden)
+                g_branch = g
+                if scale is not None:
+                    grad_scale.add_((g * of_rows.branch).sum(0), alpha=factor)
+                    g_branch = g * scale
+                weight_grads.add(2, g_branch, hidden, factor)
+                torch.mm(g_branch, weights.w2, out=hidden)
                 grad_before = aten.gelu_backward.grad_input(hidden, before, grad_input=hidden)
                 if factor != 1.0:
                     grad_before *= factor
                 weight_grads.add(0, grad_before, normed)
-                grad_normed = grad_before @ w1
+                grad_normed = grad_before @ weights.w1
                 if projects:
                     weight_grads.add(4, g, normed)
-                    grad_normed.addmm_(g, w_skip)
+                    grad_normed.addmm_(g, weights.w_skip)
                 piece = norm.piece_backward(grad_normed, rows, norm_grads)
                 if whole is None:
-                    rows_out[rows] += piece
+                    rows_out[rows].add_(piece)
                 else:
                     whole[rows] = piece
             if whole is not None:
-                rows_out += norm.finish(whole, norm_grads)
+                rows_out.add_(norm.finish(whole, norm_grads))
         gw1, gb1, gw2, gb2, gw_skip, gb_skip = weight_grads.all()
-        grad_scale = None
-        if scale is not None:  # weight and bias were multiplied by it
-            grad_scale = (gw2 * plain_w2).sum(1) + gb2 * plain_b2
-            gw2, gb2 = gw2.mul_(scale[:, None]), gb2.mul_(scale)
+        if plain.scale is not None and scale is None:  # weight and bias were multiplied by it
+            grad_scale = (gw2 * plain.w2).sum(1) + gb2 * plain.b2
+            gw2, gb2 = gw2.mul_(plain.scale[:, None]), gb2.mul_(plain.scale)
         return (grad_x, None, None, *norm_grads, gw1, gb1, gw2, gb2, gw_skip, gb_skip, grad_scale, None)
-
-
-def _scaled(weight: Tensor, bias: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A Linear whose output is multiplied by `scale`, by channel."""
-    return (weight, bias) if scale is None else (weight * scale[:, None], bias * scale)
 
 
 class WeightGradients:
@@ -214,15 +264,12 @@ class WeightGradients:
 
     def add(self, index: int, grad: Tensor, inputs: Tensor, factor: float = 1.0) -> None:
         """Add those of a Linear, whose weight has this index: `grad` (N, out) of its output, `inputs` (N, in)."""
+        first = self.grads[index] is None  # it writes: zeros would be written first
+        if first:
+            self.grads[index : index + 2] = map(torch.empty_like, self.parameters[index : index + 2])
         ones = grad.new_ones(len(grad))
-        if self.grads[index] is None:  # the first piece writes: zeros would be written first
-            self.grads[index], self.grads[index + 1] = grad.t() @ inputs, grad.t() @ ones
-            if factor != 1.0:
-                self.grads[index] *= factor
-                self.grads[index + 1] *= factor
-        else:
-            self.grads[index].addmm_(grad.t(), inputs, alpha=factor)
-            self.grads[index + 1].addmv_(grad.t(), ones, alpha=factor)
+        self.grads[index].addmm_(grad.t(), inputs, alpha=factor, beta=0.0 if first else 1.0)
+        self.grads[index + 1].addmv_(grad.t(), ones, alpha=factor, beta=0.0 if first else 1.0)
 
     def all(self) -> list[Tensor | None]:
         """The gradients; zeros where no piece came, None for a parameter that is None."""
@@ -233,19 +280,19 @@ class WeightGradients:
 
 
 def forward(
-    x: Tensor, kind: str, eps: float, gamma: Tensor, beta: Tensor, weights, keep, *, out=None, kept=None
+    x: Tensor, kind: str, eps: float, gamma: Tensor, beta: Tensor, weights: Weights, keep, *, out=None, kept=None
 ) -> Tensor:
-    """The numbers of `ResidualMlp`: into `out`, which may be `x`, if given; what goes into GELU to `kept`, if given."""
-    w1, w_skip = weights[0], weights[4]
+    """The numbers of `ResidualMlp`: into `out`, which may be `x`, if given; what training keeps into `kept`."""
+    projects = weights.w_skip is not None
     if out is None:
-        out = x.new_empty(*x.shape[:-1], len(weights[2])) if w_skip is not None else x.clone()
-    for samples, factor in _runs(keep, x, len(w1)):
-        if not factor and w_skip is None:
+        out = x.new_empty(*x.shape[:-1], len(weights.w2)) if projects else x.clone()
+    for samples, factor in _runs(keep, x, len(weights.w1)):
+        if not factor and not projects:
             continue
         rows_out = out[samples].flatten(0, -2)
         norm = _Norm(kind, gamma, beta, eps, x[samples])
-        for rows in _pieces(len(rows_out), len(w1), x.element_size()):
-            rows_kept = None if kept is None else kept[samples].flatten(0, -2)[rows]
+        for rows in _pieces(len(rows_out), len(weights.w1), x.element_size()):
+            rows_kept = None if kept is None else kept.of(samples, rows)
             _forward_rows(rows_out[rows], norm(rows), weights, factor, rows_kept)
     return out
 
@@ -277,5 +324,7 @@ def residual_mlp(
     beside = (None, None) if skip is None else (skip.weight, skip.bias)
     if torch.is_grad_enabled():
         return ResidualMlp.apply(x, kind, eps, gamma, beta, *first, *second, *beside, scale, keep)
-    weights = (*first, *_scaled(*second, scale), *beside)
+    weights = Weights(*first, *second, *beside, scale)
+    if not _scales_output(x, weights):
+        weights = weights.folded()
     return forward(x, kind, eps, gamma, beta, weights, keep, out=x if owned and skip is None else None)

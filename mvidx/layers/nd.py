@@ -116,7 +116,7 @@ def depthwise_conv(
     channels = grid.shape[-1]
     repeats = channels // weight.shape[0]
     if repeats > 1:
-        weight = weight.repeat(repeats, *[1] * (weight.ndim - 1))
+        weight = weight.expand(repeats, *weight.shape).flatten(0, 1)
     if weight.ndim == 5:
         return to_grid(depthwise_conv3d(to_channels_first(grid), weight, stride, padding, bias))
     return to_grid(F.conv2d(to_channels_first(grid), weight, bias, stride, padding, groups=channels))

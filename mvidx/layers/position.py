@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvidx.layers.kept import kept
 from mvidx.layers.nd import resize_grid
 
 
+@kept
 def relative_distance(q_size: int, k_size: int, device: torch.device | str = "cpu") -> Tensor:
     """Row of the relative table for each pair of positions along one axis, int64 (q_size, k_size).
 
@@ -28,20 +30,19 @@ def relative_distance(q_size: int, k_size: int, device: torch.device | str = "cp
     return (q - k + (k_size - 1) * k_step).long()
 
 
-def gather_relative(table: Tensor, q_size: int, k_size: int, index: Tensor | None = None) -> Tensor:
+def gather_relative(table: Tensor, q_size: int, k_size: int) -> Tensor:
     """Relative position vectors of every pair along one axis.
 
     Args:
         table: (rows, C), interpolated to 2 * max(q_size, k_size) - 1 rows when it has another number.
-        index: `relative_distance(q_size, k_size)` if it is at hand.
 
     Returns:
         (q_size, k_size, C).
     """
-    table = resize_grid(table[None], (2 * max(q_size, k_size) - 1,))[0]
-    if index is None:
-        index = relative_distance(q_size, k_size, table.device)
-    return F.embedding(index, table)
+    rows = 2 * max(q_size, k_size) - 1
+    if len(table) != rows:
+        table = resize_grid(table[None], (rows,))[0]
+    return F.embedding(relative_distance(q_size, k_size, table.device), table)
 
 
 class RelativePosition(nn.Module):
@@ -107,22 +108,29 @@ class AbsolutePosition(nn.Module):
         return grid + (space[:, None] + time[:, :, None, None])
 
 
-def window_offsets(window: Sequence[int], table_window: Sequence[int]) -> Tensor:
+def window_offsets(
+    window: Sequence[int], table_window: Sequence[int], device: torch.device | str | None = None
+) -> Tensor:
     """Row of a flattened window-bias table for every pair of positions of a window.
 
     Args:
         window: positions along each axis, none more than in `table_window`.
         table_window: the window that the table was made for; it has 2 * n - 1 entries an axis.
+        device: of the result; the default device if None.
 
     Returns:
         int64, (N, N) with N = prod(window).
     """
-    index = torch.zeros((), dtype=torch.int64)
+    index = torch.zeros((), dtype=torch.int64, device=device)
     for axis, (n, table_n) in enumerate(zip(window, table_window, strict=True)):
-        place = torch.arange(n).view([n if a == axis else 1 for a in range(len(window))]).expand(*window).flatten()
+        places = torch.arange(n, device=device)
+        place = places.view([n if a == axis else 1 for a in range(len(window))]).expand(*window).flatten()
         offset = place[:, None] - place[None, :] + table_n - 1
         index = index * (2 * table_n - 1) + offset
     return index
+
+
+_kept_offsets = kept(window_offsets)
 
 
 class WindowBias(nn.Module):
@@ -145,6 +153,6 @@ class WindowBias(nn.Module):
         window = tuple(window)
         offsets = self.offsets
         if window != self.window:
-            offsets = window_offsets(window, self.window).to(self.table.device)
+            offsets = _kept_offsets(window, self.window, self.table.device)
         by_head = self.table.flatten(0, -2).t().contiguous()  # entries of a head side by side: quicker both ways
         return by_head.index_select(1, offsets.flatten()).unflatten(1, offsets.shape).unsqueeze(0)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mvidx.layers.kept import kept
 from mvidx.layers.nd import avg_pool, check_kernel
 from mvidx.layers.norm import GroupNorm1
 
@@ -102,7 +103,7 @@ class PoolingResidual(torch.autograd.Function):
         # Pooling divides a sum over the neighbourhood, which is symmetric, by the number of positions in it: its
         # transpose divides first, and then sums.
         branch = grad * _by_channel(factors * rstd, x)
-        counts = _counts(x.shape[1:-1], ctx.kernel, like=x)
+        counts = _counts(tuple(x.shape[1:-1]), tuple(ctx.kernel), x.device, x.dtype)
         back = neighbourhood_mean(branch / counts, ctx.kernel).mul_(counts).sub_(branch)
         # rstd = (variance + eps) ** -0.5, whose gradient by x is -rstd ** 3 * (x - mean) / N.
         slope = grad_rstd * rstd**3 / x[0].numel()
@@ -110,11 +111,12 @@ class PoolingResidual(torch.autograd.Function):
         return back.add_(grad), grad_factors, torch.zeros_like(factors[0]), None, None
 
 
-def _counts(size: Sequence[int], kernel: Sequence[int], *, like: Tensor) -> Tensor:
+@kept
+def _counts(size: tuple[int, ...], kernel: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """How many positions of the grid the neighbourhood of each position has, (*size, 1)."""
-    counts = like.new_ones(())
+    counts = torch.ones((), dtype=dtype, device=device)
     for n, k in zip(size, kernel, strict=True):
-        places = torch.arange(n, device=like.device)
+        places = torch.arange(n, device=device)
         inside = (places + k // 2).clamp(max=n - 1) - (places - k // 2).clamp(min=0) + 1
-        counts = counts.unsqueeze(-1) * inside.to(like.dtype)
+        counts = counts.unsqueeze(-1) * inside.to(dtype)
     return counts.unsqueeze(-1)

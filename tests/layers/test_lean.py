@@ -24,13 +24,15 @@ def plain(x, kind, gamma, beta, eps, fc1, fc2, scale, skip, keep):
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("projects", [False, True])
 @pytest.mark.parametrize("factors", [None, (0.0, 1.25, 1.25)])
-@pytest.mark.parametrize("piece_bytes", [16 * 8 * 7, lean.HIDDEN_BYTES])  # seven rows at once, of twenty
+@pytest.mark.parametrize("width", [16, 64])  # more and fewer than the 60 rows: the scale goes to weights or output
+@pytest.mark.parametrize("piece_rows", [7, None])  # seven rows at once, of twenty
 @pytest.mark.parametrize("kept_bytes", [0, lean.KEPT_BYTES])
-def test_is_the_plain_composition(kind, scaled, projects, factors, piece_bytes, kept_bytes, monkeypatch):
-    monkeypatch.setattr(lean, "HIDDEN_BYTES", piece_bytes)
+def test_is_the_plain_composition(kind, scaled, projects, factors, width, piece_rows, kept_bytes, monkeypatch):
+    if piece_rows:
+        monkeypatch.setattr(lean, "HIDDEN_BYTES", piece_rows * width * 8)
     monkeypatch.setattr(lean, "KEPT_BYTES", kept_bytes)
     torch.manual_seed(0)
-    fc1, fc2, skip = nn.Linear(6, 16).double(), nn.Linear(16, 6).double(), nn.Linear(6, 6).double()
+    fc1, fc2, skip = nn.Linear(6, width).double(), nn.Linear(width, 6).double(), nn.Linear(6, 6).double()
     skip = skip if projects else None
     x = torch.randn(3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
     gamma, beta, scale = (torch.randn(6, dtype=torch.float64, requires_grad=True) for _ in range(3))
