@@ -86,12 +86,12 @@ class _Norm:
             self.whole = self._rows(whole)
 
     def _channels_first(self, rows: Tensor) -> Tensor:
-        """(B * N, C) -> (B, C, N, 1), channels last."""
-        return rows.unflatten(0, (self.samples, -1)).transpose(1, 2).unsqueeze(-1)
+        """(B * N, C) -> (B, C, 1, N), channels last; (B, C, N, 1) would not be recognised as that, and copied."""
+        return rows.unflatten(0, (self.samples, -1)).transpose(1, 2).unsqueeze(2)
 
     def _rows(self, grid: Tensor) -> Tensor:
-        """(B, C, N, 1) -> (B * N, C)."""
-        return grid.squeeze(-1).transpose(1, 2).flatten(0, 1)
+        """(B, C, 1, N) -> (B * N, C)."""
+        return grid.squeeze(2).transpose(1, 2).flatten(0, 1)
 
     def __call__(self, rows: slice) -> Tensor:
         if self.kind == "group":
@@ -118,7 +118,7 @@ class _Norm:
             return grad
         first, x = self._channels_first(grad), self._channels_first(self.x)
         grad, grad_weight, grad_bias = aten.native_group_norm_backward(
-            first, x, self.mean, self.rstd, self.weight, *x.shape[:3], 1, [True, True, True]
+            first, x, self.mean, self.rstd, self.weight, *x.shape[:2], x.shape[3], 1, [True, True, True]
         )
         grads[0] += grad_weight
         grads[1] += grad_bias

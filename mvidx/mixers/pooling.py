@@ -68,8 +68,8 @@ def pooling_residual(
 def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / std of every sample, (B, 1) each."""
     batch, channels = len(x), x.shape[-1]
-    first = x.flatten(1, -2).movedim(-1, 1).unsqueeze(-1)  # (B, C, N, 1), channels last
-    _, mean, rstd = torch.ops.aten.native_group_norm(first, None, None, batch, channels, first.shape[2], 1, eps)
+    first = x.flatten(1, -2).movedim(-1, 1).unsqueeze(2)  # (B, C, 1, N), channels last
+    _, mean, rstd = torch.ops.aten.native_group_norm(first, None, None, batch, channels, first.shape[3], 1, eps)
     return mean, rstd
 
 
