@@ -155,4 +155,5 @@ class WindowBias(nn.Module):
         if window != self.window:
             offsets = _kept_offsets(window, self.window, self.table.device)
         by_head = self.table.flatten(0, -2).t().contiguous()  # entries of a head side by side: quicker both ways
-        return by_head.index_select(1, offsets.flatten()).unflatten(1, offsets.shape).unsqueeze(0)
+        index = offsets.flatten().expand(len(by_head), -1)
+        return by_head.gather(1, index).unflatten(1, offsets.shape).unsqueeze(0)
