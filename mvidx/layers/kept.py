@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-KEPT = 128  # results a function keeps
+KEPT = 64  # results a function keeps
 
 
 def kept(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
