@@ -13,7 +13,7 @@ hub = ["huggingface_hub>=0.26"]
 benchmark = ["psutil>=5.9"]
 torchcodec = ["torchcodec>=0.7"]
 docs = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
-test = ["pytest>=8", "pytest-timeout>=2.3", "scikit-learn>=1.4", "playwright>=1.45"]
+test = ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "scikit-learn>=1.4", "playwright>=1.45"]
 test += [*benchmark, *export, *hub, *torchcodec]
 
 setup(

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvidx.checkpoint.files import find_state, read_file, write_atomically
+from mvidx.checkpoint.files import find_state, read_file
 from mvidx.checkpoint.inflate import TIMES, inflate
+from mvidx.checkpoint.paths import write_atomically
 from mvidx.checkpoint.renames import recognise
 from mvidx.checkpoint.sources import load_checkpoint
 from mvidx.cli.parser import OneLineParser, parse_overrides

@@ -304,3 +304,9 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
         write_text(path, text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
+
+
+def ratio_text(row: dict) -> str:
+    """The ratio of a row and its quartiles, for a table."""
+    low, high = row["ratio_quartiles"]
+    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"

@@ -23,7 +23,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from mvidx.benchmark.common import machine, machine_line, print_table, ratio, time_alternately, write_json, write_rows
+from mvidx.benchmark.common import (
+    machine,
+    machine_line,
+    print_table,
+    ratio,
+    ratio_text,
+    time_alternately,
+    write_json,
+    write_rows,
+)
 from mvidx.config import data as config_data
 from mvidx.data.annotations import VideoList
 from mvidx.data.augment import GREY, RandAugment
@@ -538,11 +547,6 @@ def measure_speed(cfg, videos: VideoList, parsed: argparse.Namespace) -> int:
     if parsed.json:
         write_rows(parsed.json, rows, described, config=parsed.cfg)
     return 0
-
-
-def ratio_text(row: dict) -> str:
-    low, high = row["ratio_quartiles"]
-    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
 
 
 def table_row(row: dict) -> list[str]:

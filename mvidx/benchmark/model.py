@@ -23,6 +23,7 @@ from mvidx.benchmark.common import (
     peak_memory,
     print_table,
     ratio,
+    ratio_text,
     straight_line,
     time_alternately,
     time_once,
@@ -184,8 +185,7 @@ def _cells(row: dict, against: bool) -> list[str]:
     ours: Timing = row["ours_timing"]
     cells = [row["model"], row["input"], str(row["batch_size"]), str(ours)]
     if against:
-        low, high = row["ratio_quartiles"]
-        cells += [str(row["theirs_timing"]), f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"]
+        cells += [str(row["theirs_timing"]), ratio_text(row)]
     cells.append(_mebibytes(row, "ours"))
     if against:
         memory = f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else ""

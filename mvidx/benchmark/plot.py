@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from mvidx.benchmark.common import straight_line
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_atomically
 from mvidx.errors import UserError
 
 MEBIBYTE = 2**20

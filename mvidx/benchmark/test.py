@@ -12,8 +12,8 @@ import cv2
 import torch
 from torch import Tensor, nn
 
-from mvidx.benchmark.common import machine, machine_line, print_table, ratio, time_alternately, write_rows
-from mvidx.benchmark.loader import Side, benchmark_videos, ratio_text, test_sides
+from mvidx.benchmark.common import machine, machine_line, print_table, ratio, ratio_text, time_alternately, write_rows
+from mvidx.benchmark.loader import Side, benchmark_videos, test_sides
 from mvidx.benchmark.peers import LIBRARIES, build_peer, share_weights
 from mvidx.config import data as config_data
 from mvidx.config.build import build_model

@@ -71,8 +71,8 @@ def cut(path: str | os.PathLike, size: int) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    write_atomically(path, lambda name: Path(name).write_text(text))
+    """Write a text file in UTF-8, whole or not at all."""
+    write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) -> None:

@@ -233,7 +233,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Explain as the arguments say. Returns 1 when something could not be read."""
     from tqdm import tqdm
 
-    from mvidx.checkpoint.files import write_atomically
+    from mvidx.checkpoint.paths import write_text
     from mvidx.data.errors import VideoError
     from mvidx.explain.gradcam import blocks_to_explain
     from mvidx.inference.clips import ClipWindows, Windows
@@ -273,7 +273,7 @@ def run(parsed: argparse.Namespace) -> int:
     if explainer.spectra:
         content["spectra"] = explainer.write_spectra()
     text = json.dumps(content, indent=1) + "\n"
-    write_atomically(explainer.folder / "explained.json", lambda name: Path(name).write_text(text))
+    write_text(explainer.folder / "explained.json", text)
     for record in records:
         for view in record["views"]:
             print(f"{record['path']}: {view['class']} {100 * view['probability']:.1f}%")

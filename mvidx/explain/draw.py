@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_atomically
 from mvidx.errors import UserError
 from mvidx.explain.attention import AttentionMap
 from mvidx.explain.fourier import WHOLE, Spectrum

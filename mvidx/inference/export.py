@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_atomically
 from mvidx.errors import UserError
 from mvidx.models.card import KEY, card_of
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_atomically, write_text
 from mvidx.errors import UserError
 from mvidx.inference.clips import ClipWindows, Windows, clip_loader
 from mvidx.inference.inputs import Input
@@ -105,7 +105,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda name: Path(name).write_text(json.dumps(settings, indent=1) + "\n"))
+    write_text(file, json.dumps(settings, indent=1) + "\n")
 
 
 def _short(value: Any) -> str:

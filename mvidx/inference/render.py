@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_atomically
 from mvidx.errors import UserError
 from mvidx.inference.draw import WHITE, blend, covering, label_panel, mean_top, timeline_strip
 from mvidx.inference.inputs import Input

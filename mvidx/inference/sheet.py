@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_atomically
 from mvidx.inference.clips import WindowClips
 from mvidx.inference.draw import DARK, GREY, WHITE, colour, font, shortened
 from mvidx.inference.predict import ClassScore, Prediction, top_classes

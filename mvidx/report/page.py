@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 
 from mvidx import __version__
-from mvidx.checkpoint.files import write_atomically
+from mvidx.checkpoint.paths import write_text
 from mvidx.errors import UserError
 from mvidx.report import analysis
 from mvidx.report.analysis import Mistake, flatten, shown
@@ -149,6 +149,6 @@ def render(
 def write_report(path: Path, html: str) -> None:
     """Write the page. Raises UserError where that is impossible; nothing half-written stays."""
     try:
-        write_atomically(path, lambda name: Path(name).write_text(html, encoding="utf-8"))
+        write_text(path, html)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
