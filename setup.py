@@ -27,8 +27,8 @@ setup(
     package_data={"mvidx.report": ["assets/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
-        "torch>=2.6",
-        "torchvision>=0.21",
+        "torch>=2.7",
+        "torchvision>=0.22",
         "pytorchvideo>=0.1.5",
         "decord>=0.6",
         "av>=14",
