@@ -3,9 +3,8 @@
 MViT (arXiv 2104.11227) and MViTv2 (arXiv 2112.01526), published in PySlowFast
 (`slowfast/models/attention.py` at 287ec00). The numbers are theirs, the computation is not:
 
-- query, key and value are projected by slices of one `qkv` weight, so that each is a contiguous grid; in eager mode on
-  a CPU those that are pooled alike are projected and pooled as one grid;
-- all three are projected only where their strided pooling reads;
+- query, key and value are projected by slices of one `qkv` weight, so that each is a contiguous grid;
+- key and value are projected only where their strided pooling reads;
 - a pooling kernel shared by the heads is repeated over them instead of folding heads into the batch;
 - relative positions are added inside a fused attention kernel (`mvidx.layers.attention`).
 """
@@ -19,14 +18,9 @@ from torch import Tensor, nn
 from mvidx.layers.attention import grid_attention
 from mvidx.layers.drop import add_branch
 from mvidx.layers.kept import kept
-from mvidx.layers.lean import eager_on_cpu, is_plain
 from mvidx.layers.nd import conv_nd, depthwise_conv, pooled_size
-from mvidx.layers.norm import LayerNorm, norm_parts
+from mvidx.layers.norm import LayerNorm
 from mvidx.layers.position import RelativePosition
-
-# Of a video's projections, up to which several are pooled as one: beyond that, PyTorch's 3-D convolution of twice the
-# channels takes three times as long.
-TOGETHER_BYTES = 6 * 2**20
 
 
 class GridPool(nn.Module):
@@ -62,16 +56,6 @@ class GridPool(nn.Module):
                 grid = grid.index_select(axis, _places_read(grid.shape[axis], kernel, stride, padding, grid.device))
         return grid, tuple(strides)
 
-    def like(self, other: "GridPool") -> bool:
-        """Whether another pool has the same geometry."""
-        left, right = self.conv, other.conv
-        return (left.kernel_size, left.stride) == (right.kernel_size, right.stride)
-
-    def is_plain(self) -> bool:
-        """Whether it is what it was built as, with nobody listening to its parts: then they may be bypassed."""
-        conv = type(self.conv) in (nn.Conv2d, nn.Conv3d) and is_plain(self.conv, type(self.conv))
-        return is_plain(self, GridPool) and conv and is_plain(self.norm, nn.LayerNorm)
-
 
 @kept
 def _places_read(size: int, kernel: int, stride: int, padding: int, device: torch.device) -> Tensor:
@@ -79,33 +63,6 @@ def _places_read(size: int, kernel: int, stride: int, padding: int, device: torc
     starts = range(-padding, size + padding - kernel + 1, stride)
     places = [place for start in starts for place in range(start, start + kernel) if 0 <= place < size]
     return torch.tensor(places, device=device)
-
-
-def pool_together(
-    pools: Sequence[GridPool], grid: Tensor, token: Tensor | None, heads: int, stride: tuple[int, ...]
-) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-    """Several pools of one geometry, as one convolution and one norm of all their channels.
-
-    Args:
-        pools: P of them.
-        grid: (B, [T,] H, W, P * heads * C): one after the other.
-        token: (B, P * heads * C), whose heads are normed alike, or None.
-        heads: heads of a pool.
-        stride: see `GridPool.forward`.
-
-    Returns:
-        What every pool makes of its channels of the grid, (B, [T',] H', W', heads, C), and of the token, (B, heads, C).
-    """
-    convs, norms = [pool.conv for pool in pools], [pool.norm for pool in pools]
-    kernels = torch.stack([conv.weight for conv in convs]).unsqueeze(1)  # (P, 1, C, 1, ...)
-    kernels = kernels.expand(-1, heads, *[-1] * (kernels.ndim - 2)).flatten(0, 2)
-    pooled = depthwise_conv(grid, kernels, stride=stride, padding=convs[0].padding)
-    weight, bias = (torch.stack([getattr(norm, name) for norm in norms]) for name in ("weight", "bias"))
-    parts = (len(pools), heads, -1)
-    normed = norm_parts(pooled.unflatten(-1, parts), weight, bias, norms[0].eps).unbind(-3)
-    if token is None:
-        return normed, (None,) * len(pools)
-    return normed, norm_parts(token.unflatten(-1, parts), weight, bias, norms[0].eps).unbind(-3)
 
 
 class PoolingAttention(nn.Module):
@@ -177,61 +134,36 @@ class PoolingAttention(nn.Module):
                 sizes[0] = input_size[0] if relative == "all" else None
             self.relative = RelativePosition(sizes, head_dim)
 
-    def _groups(self, grid: Tensor, read: Tensor) -> list[list[int]]:
-        """Which of query (0), key (1) and value (2) are computed as one.
-
-        Args:
-            grid: (B, [T,] H, W, in).
-            read: the positions of it that key and value read, (B, [T'',] H'', W'', in).
-        """
-        pools = (self.pool_q, self.pool_k, self.pool_v)
-        if self.pool_k is None or not eager_on_cpu(grid) or not all(pool is None or pool.is_plain() for pool in pools):
-            return [[0], [1], [2]]
-        alike = [0, 1, 2] if self.pool_q is not None and self.pool_q.like(self.pool_k) else [1, 2]
-        sample_bytes = read[0, ..., 0].numel() * self.channels * len(alike) * read.element_size()
-        if read.ndim == 5 and sample_bytes > TOGETHER_BYTES:
-            return [[0], [1], [2]]
-        return [[0, 1, 2]] if len(alike) == 3 else [[0], [1, 2]]
+    def _projections(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of query, key and value: parts of one tensor, whose gradients are joined in one step."""
+        biases = (None,) * 3 if self.qkv.bias is None else self.qkv.bias.chunk(3)
+        return list(zip(self.qkv.weight.chunk(3), biases, strict=True))
 
     def _pooled(
-        self, parts: Sequence[int], grid: Tensor, stride: tuple[int, ...] | None, token: Tensor | None, weight, bias
-    ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-        """Projected and pooled grids (B, [T',] H', W', heads, C), and projected tokens (B, heads, C), of some parts.
-
-        Args:
-            parts: query, key and value by number; either one, or several whose pools are alike.
-            grid, stride: what their pools read, see `GridPool.read`.
-            token: (B, in) or None.
-            weight, bias: of their projections.
-        """
-        pools = [(self.pool_q, self.pool_k, self.pool_v)[part] for part in parts]
-        grid = F.linear(grid, weight, bias)
-        token = None if token is None else F.linear(token, weight, bias)
-        if len(pools) > 1:
-            return pool_together(pools, grid, token, self.num_heads, stride)
-        pool = pools[0]
+        self,
+        grid: Tensor,
+        token: Tensor | None,
+        projection: tuple[Tensor, Tensor | None],
+        pool: GridPool | None,
+        stride: tuple[int, ...] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Projected and pooled grid (B, [T',] H', W', heads, C), and the projected token (B, heads, C)."""
+        grid = F.linear(grid, *projection)
         grid = pool(grid, stride) if pool else grid.unflatten(-1, (self.num_heads, -1))
         if token is not None:
-            token = token.unflatten(-1, (self.num_heads, -1))
+            token = F.linear(token, *projection).unflatten(-1, (self.num_heads, -1))
             token = pool.norm(token) if pool else token
-        return (grid,), (token,)
+        return grid, token
 
     def forward(self, grid: Tensor, token: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(B, [T,] H, W, in), (B, in) or None -> (B, [T',] H', W', channels), (B, channels) or None."""
-        reads = [(grid, None) if pool is None else pool.read(grid) for pool in (self.pool_q, self.pool_k)]
-        groups = self._groups(grid, reads[1][0])
-        # Parts of one tensor, whose gradients are joined in one step.
-        sizes = [self.channels * len(group) for group in groups]
-        weights = self.qkv.weight.split(sizes)
-        biases = (None,) * len(groups) if self.qkv.bias is None else self.qkv.bias.split(sizes)
-        grids, tokens = [], []
-        for group, weight, bias in zip(groups, weights, biases, strict=True):
-            made = self._pooled(group, *reads[min(group[0], 1)], token, weight, bias)
-            grids += made[0]
-            tokens += made[1]
-        (q, k, v), q_token = grids, tokens[0]
+        for_q, for_k, for_v = self._projections()
+        q, q_token = self._pooled(grid, token, for_q, self.pool_q)
+        read, stride = (grid, None) if self.pool_k is None else self.pool_k.read(grid)
+        k, k_token = self._pooled(read, token, for_k, self.pool_k, stride)
+        v, v_token = self._pooled(read, token, for_v, self.pool_v, stride)
         relative = self.relative(q.shape[1:-2], k.shape[1:-2]) if self.relative is not None else ()
-        tokens = None if token is None else tuple(tokens)
+        tokens = None if token is None else (q_token, k_token, v_token)
         out, out_token = grid_attention(q, k, v, relative=relative, tokens=tokens, scale=self.scale)
         if self.residual_pooling:
             out = add_branch(out, q)
