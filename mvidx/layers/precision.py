@@ -11,8 +11,7 @@ def _has_bfloat16() -> bool:
         return True  # not known to be slow
 
 
-# Without support in oneDNN, a bfloat16 matrix product takes about ten times as long as one in float32, a convolution
-# a hundred times (docs/benchmarks.md).
+# Without support in oneDNN, bfloat16 takes ten to a hundred times as long as float32 (docs/benchmarks.md).
 CPU_HAS_BFLOAT16 = _has_bfloat16()
 
 
