@@ -13,10 +13,9 @@ import torch
 from iopath.common.file_io import g_pathmgr
 from torch import Tensor
 
-from mvidx.checkpoint.paths import write_atomically
 from mvidx.errors import UserError
 
-__all__ = ["ArrayUnpickler", "CheckpointError", "find_state", "local_path", "read_file", "write_atomically"]
+__all__ = ["ArrayUnpickler", "CheckpointError", "find_state", "local_path", "read_file"]
 
 
 class CheckpointError(UserError):

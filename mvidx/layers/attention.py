@@ -127,7 +127,7 @@ def grid_attention(
     q, k, v = q.flatten(1, -3), k.flatten(1, -3), v.flatten(1, -3)  # (B, N, heads, C)
     if axes:
         # The kernel multiplies the terms by the scale too: the other side undoes it.
-        hot = one_hot_positions(tuple(k_size), tuple(axes), extra, 1 / scale, k.device, k.dtype)
+        hot = one_hot_positions(k_size, tuple(axes), extra, 1 / scale, k.device, k.dtype)
         k = torch.cat([k, hot[None, :, None].expand(*k.shape[:-1], extra)], dim=-1)
     if tokens is not None:
         q_token, k_token, v_token = (token.unsqueeze(1) for token in tokens)  # (B, 1, heads, C)

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvidx.layers.nd import to_one_row
+
 HIDDEN_BYTES = 8 * 2**20  # of the hidden activations of one piece
 KEPT_BYTES = 16 * 2**20  # of the hidden activations of a batch up to which they are kept rather than computed twice
 
@@ -86,8 +88,8 @@ class _Norm:
             self.whole = self._rows(whole)
 
     def _channels_first(self, rows: Tensor) -> Tensor:
-        """(B * N, C) -> (B, C, 1, N), channels last; (B, C, N, 1) would not be recognised as that, and copied."""
-        return rows.unflatten(0, (self.samples, -1)).transpose(1, 2).unsqueeze(2)
+        """(B * N, C) -> (B, C, 1, N), channels last."""
+        return to_one_row(rows.unflatten(0, (self.samples, -1)))
 
     def _rows(self, grid: Tensor) -> Tensor:
         """(B, C, 1, N) -> (B * N, C)."""
@@ -205,8 +207,8 @@ class ResidualMlp(torch.autograd.Function):
         x, gamma, beta, *parameters, hidden, branch = ctx.saved_tensors
         plain = Weights(*parameters)
         kept = None if hidden is None else Kept(hidden, branch)
-        scale = None if branch is None else plain.scale  # of the output; that of the weights is folded in
         weights = plain.folded() if branch is None else plain
+        scale = weights.scale  # of the output; that of the weights is folded in
         grad = grad.contiguous()
         projects = weights.w_skip is not None
         grad_x = torch.zeros_like(x) if projects else grad.clone()
@@ -267,9 +269,9 @@ class WeightGradients:
         first = self.grads[index] is None  # it writes: zeros would be written first
         if first:
             self.grads[index : index + 2] = map(torch.empty_like, self.parameters[index : index + 2])
-        ones = grad.new_ones(len(grad))
-        self.grads[index].addmm_(grad.t(), inputs, alpha=factor, beta=0.0 if first else 1.0)
-        self.grads[index + 1].addmv_(grad.t(), ones, alpha=factor, beta=0.0 if first else 1.0)
+        ones, beta = grad.new_ones(len(grad)), 0.0 if first else 1.0
+        self.grads[index].addmm_(grad.t(), inputs, alpha=factor, beta=beta)
+        self.grads[index + 1].addmv_(grad.t(), ones, alpha=factor, beta=beta)
 
     def all(self) -> list[Tensor | None]:
         """The gradients; zeros where no piece came, None for a parameter that is None."""

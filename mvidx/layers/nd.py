@@ -22,6 +22,14 @@ def to_channels_first(grid: Tensor) -> Tensor:
     return grid.movedim(-1, 1)
 
 
+def to_one_row(grid: Tensor) -> Tensor:
+    """View the positions of a grid as one row, channels second: (B, *S, C) -> (B, C, 1, N), channels last.
+
+    PyTorch does not recognise that layout in (B, C, N, 1), and would copy it.
+    """
+    return to_channels_first(grid.flatten(1, -2).unsqueeze(1))
+
+
 def to_grid(x: Tensor) -> Tensor:
     """View a convolution's output as a channels-last grid: (B, C, [T,] H, W) -> (B, [T,] H, W, C).
 

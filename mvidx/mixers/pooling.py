@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mvidx.layers.kept import kept
-from mvidx.layers.nd import avg_pool, check_kernel
+from mvidx.layers.nd import avg_pool, check_kernel, to_one_row
 from mvidx.layers.norm import GroupNorm1
 
 
@@ -68,7 +68,7 @@ def pooling_residual(
 def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / std of every sample, (B, 1) each."""
     batch, channels = len(x), x.shape[-1]
-    first = x.flatten(1, -2).movedim(-1, 1).unsqueeze(2)  # (B, C, 1, N), channels last
+    first = to_one_row(x)
     _, mean, rstd = torch.ops.aten.native_group_norm(first, None, None, batch, channels, first.shape[3], 1, eps)
     return mean, rstd
 
@@ -103,7 +103,7 @@ class PoolingResidual(torch.autograd.Function):
         # Pooling divides a sum over the neighbourhood, which is symmetric, by the number of positions in it: its
         # transpose divides first, and then sums.
         branch = grad * _by_channel(factors * rstd, x)
-        counts = _counts(tuple(x.shape[1:-1]), tuple(ctx.kernel), x.device, x.dtype)
+        counts = _counts(x.shape[1:-1], ctx.kernel, x.device, x.dtype)
         back = neighbourhood_mean(branch / counts, ctx.kernel).mul_(counts).sub_(branch)
         # rstd = (variance + eps) ** -0.5, whose gradient by x is -rstd ** 3 * (x - mean) / N.
         slope = grad_rstd * rstd**3 / x[0].numel()

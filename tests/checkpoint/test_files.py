@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import mvidx
-from mvidx.checkpoint.files import CheckpointError, find_state, read_file, write_atomically
+from mvidx.checkpoint.files import CheckpointError, find_state, read_file
+from mvidx.checkpoint.paths import write_atomically
 from tests.models.small import small_model
 
 
