@@ -12,6 +12,7 @@ depth drops are not computed at all. A scale of the output's channels is a facto
 Linear's weights or its output.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -27,28 +28,6 @@ KEPT_BYTES = 16 * 2**20  # of the hidden activations of a batch up to which they
 aten = torch.ops.aten
 
 
-def is_plain(module: nn.Module, kind: type) -> bool:
-    """Whether a module is exactly of this class and nobody listens to its calls: then it may be bypassed."""
-    listeners = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return type(module) is kind and not any(listeners)
-
-
-def eager_on_cpu(x: Tensor) -> bool:
-    """Whether this is plain eager computing on a CPU: not compiled, exported, traced or under autocast."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
 def _pieces(rows: int, width: int, itemsize: int) -> Iterator[slice]:
     """Slices of the rows, as equal as possible, whose hidden activations of `width` stay below HIDDEN_BYTES."""
     count = -(-rows * width * itemsize // HIDDEN_BYTES)
@@ -61,14 +40,19 @@ def _runs(keep: Tensor | None, x: Tensor, width: int) -> Iterator[tuple[slice, f
 
     Matrix products of few rows are slow: those of 49 take twice as long a row as those of 196.
     """
-    factors = [1.0] * len(x) if keep is None else keep.flatten().tolist()
-    sample_bytes = x[0].numel() // x.shape[-1] * width * x.element_size()
+    factors = [1.0] * x.shape[0] if keep is None else keep.flatten().tolist()
+    sample_bytes = math.prod(x.shape[1:-1]) * width * x.element_size()
     most = max(1, HIDDEN_BYTES // sample_bytes)
     start = 0
     for stop in range(1, len(factors) + 1):
         if stop == len(factors) or stop - start == most or factors[stop] != factors[start]:
             yield slice(start, stop), factors[start]
             start = stop
+
+
+def _part(x: Tensor, part: slice) -> Tensor:
+    """x[part], without a view where that is all of it: views are a good part of the time of small grids."""
+    return x if part.stop - part.start == x.shape[0] else x[part]
 
 
 class _Norm:
@@ -80,10 +64,11 @@ class _Norm:
     def __init__(self, kind: str, weight: Tensor, bias: Tensor, eps: float, x: Tensor):
         self.kind, self.weight, self.bias, self.eps, self.x = kind, weight, bias, eps, x.flatten(0, -2)
         self.channels = (x.shape[-1],)
-        self.samples = len(x)
+        self.samples = x.shape[0]
         if kind == "group":
+            first = self._channels_first(self.x)
             whole, self.mean, self.rstd = aten.native_group_norm(
-                self._channels_first(self.x), weight, bias, len(x), x.shape[-1], len(self.x) // len(x), 1, eps
+                first, weight, bias, self.samples, x.shape[-1], first.shape[3], 1, eps
             )
             self.whole = self._rows(whole)
 
@@ -97,9 +82,9 @@ class _Norm:
 
     def __call__(self, rows: slice) -> Tensor:
         if self.kind == "group":
-            return self.whole[rows]
+            return _part(self.whole, rows)
         normed, self.mean, self.rstd = aten.native_layer_norm(
-            self.x[rows], self.channels, self.weight, self.bias, self.eps
+            _part(self.x, rows), self.channels, self.weight, self.bias, self.eps
         )
         return normed
 
@@ -108,7 +93,7 @@ class _Norm:
         if self.kind == "group":
             return grad
         grad, grad_weight, grad_bias = aten.native_layer_norm_backward(
-            grad, self.x[rows], self.channels, self.mean, self.rstd, self.weight, self.bias, [True, True, True]
+            grad, _part(self.x, rows), self.channels, self.mean, self.rstd, self.weight, self.bias, [True, True, True]
         )
         grads[0] += grad_weight
         grads[1] += grad_bias
@@ -156,14 +141,15 @@ class Kept:
     def of(self, samples: slice, rows: slice) -> "Kept":
         """The part of some rows of some samples, flat."""
         hidden, branch = (
-            None if kept is None else kept[samples].flatten(0, -2)[rows] for kept in (self.hidden, self.branch)
+            None if kept is None else _part(_part(kept, samples).flatten(0, -2), rows)
+            for kept in (self.hidden, self.branch)
         )
         return Kept(hidden, branch)
 
 
 def _scales_output(x: Tensor, weights: Weights) -> bool:
     """Whether the output of a grid x (B, *S, C) is smaller than the weights it comes from."""
-    return weights.scale is not None and x.numel() // x.shape[-1] <= len(weights.w1)
+    return weights.scale is not None and math.prod(x.shape[:-1]) <= weights.w1.shape[0]
 
 
 def _forward_rows(out: Tensor, normed: Tensor, weights: Weights, factor: float, kept: Kept | None) -> None:
@@ -188,11 +174,11 @@ class ResidualMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kind, eps, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, keep):
         weights = Weights(w1, b1, w2, b2, w_skip, b_skip, scale)
-        width = len(w1)
-        small = x.numel() // x.shape[-1] * width * x.element_size() <= KEPT_BYTES
+        width = w1.shape[0]
+        small = math.prod(x.shape[:-1]) * width * x.element_size() <= KEPT_BYTES
         kept = None
         if small and any(ctx.needs_input_grad):
-            branch = x.new_empty(*x.shape[:-1], len(w2)) if _scales_output(x, weights) else None
+            branch = x.new_empty(*x.shape[:-1], w2.shape[0]) if _scales_output(x, weights) else None
             kept = Kept(x.new_empty(*x.shape[:-1], width), branch)
         tensors = (None, None) if kept is None else (kept.hidden, kept.branch)
         ctx.save_for_backward(x, gamma, beta, w1, b1, w2, b2, w_skip, b_skip, scale, *tensors)
@@ -215,14 +201,16 @@ class ResidualMlp(torch.autograd.Function):
         norm_grads = [torch.zeros_like(gamma), torch.zeros_like(beta)]
         weight_grads = WeightGradients(*parameters[:-1])
         grad_scale = None if scale is None else torch.zeros_like(scale)
-        for samples, factor in _runs(ctx.keep, x, len(weights.w1)):
+        width = weights.w1.shape[0]
+        for samples, factor in _runs(ctx.keep, x, width):
             if not factor and not projects:
                 continue
-            rows_x, rows_grad, rows_out = (t[samples].flatten(0, -2) for t in (x, grad, grad_x))
-            norm = _Norm(ctx.kind, gamma, beta, ctx.eps, x[samples])
-            whole = torch.empty_like(rows_x) if ctx.kind == "group" else None
-            for rows in _pieces(len(rows_x), len(weights.w1), x.element_size()):
-                g, normed = rows_grad[rows], norm(rows)
+            run = _part(x, samples)
+            rows_grad, rows_out = (_part(t, samples).flatten(0, -2) for t in (grad, grad_x))
+            norm = _Norm(ctx.kind, gamma, beta, ctx.eps, run)
+            whole = torch.empty_like(rows_grad) if ctx.kind == "group" else None
+            for rows in _pieces(rows_grad.shape[0], width, x.element_size()):
+                g, normed = _part(rows_grad, rows), norm(rows)
                 if kept is None:
                     before = torch.addmm(weights.b1, normed, weights.w1.t())
                 else:
@@ -245,7 +233,9 @@ class ResidualMlp(torch.autograd.Function):
                     grad_normed.addmm_(g, weights.w_skip)
                 piece = norm.piece_backward(grad_normed, rows, norm_grads)
                 if whole is None:
-                    rows_out[rows].add_(piece)
+                    _part(rows_out, rows).add_(piece)
+                elif piece.shape[0] == whole.shape[0]:
+                    whole = piece
                 else:
                     whole[rows] = piece
             if whole is not None:
@@ -269,7 +259,7 @@ class WeightGradients:
         first = self.grads[index] is None  # it writes: zeros would be written first
         if first:
             self.grads[index : index + 2] = map(torch.empty_like, self.parameters[index : index + 2])
-        ones, beta = grad.new_ones(len(grad)), 0.0 if first else 1.0
+        ones, beta = grad.new_ones(grad.shape[0]), 0.0 if first else 1.0
         self.grads[index].addmm_(grad.t(), inputs, alpha=factor, beta=beta)
         self.grads[index + 1].addmv_(grad.t(), ones, alpha=factor, beta=beta)
 
@@ -287,15 +277,16 @@ def forward(
     """The numbers of `ResidualMlp`: into `out`, which may be `x`, if given; what training keeps into `kept`."""
     projects = weights.w_skip is not None
     if out is None:
-        out = x.new_empty(*x.shape[:-1], len(weights.w2)) if projects else x.clone()
-    for samples, factor in _runs(keep, x, len(weights.w1)):
+        out = x.new_empty(*x.shape[:-1], weights.w2.shape[0]) if projects else x.clone()
+    width = weights.w1.shape[0]
+    for samples, factor in _runs(keep, x, width):
         if not factor and not projects:
             continue
-        rows_out = out[samples].flatten(0, -2)
-        norm = _Norm(kind, gamma, beta, eps, x[samples])
-        for rows in _pieces(len(rows_out), len(weights.w1), x.element_size()):
+        rows_out = _part(out, samples).flatten(0, -2)
+        norm = _Norm(kind, gamma, beta, eps, _part(x, samples))
+        for rows in _pieces(rows_out.shape[0], width, x.element_size()):
             rows_kept = None if kept is None else kept.of(samples, rows)
-            _forward_rows(rows_out[rows], norm(rows), weights, factor, rows_kept)
+            _forward_rows(_part(rows_out, rows), norm(rows), weights, factor, rows_kept)
     return out
 
 

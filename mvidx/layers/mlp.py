@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from mvidx.layers.lean import eager_on_cpu, is_plain
+from mvidx.layers.eager import eager_on_cpu, is_plain
 
 
 class Mlp(nn.Module):

@@ -7,6 +7,7 @@ computes without a copy. This file owns those two views. The length of a kernel 
 layer is 2-D or 3-D.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvidx.layers.depthwise import depthwise_conv3d
+from mvidx.layers.eager import eager_on_cpu
 
 
 def to_channels_first(grid: Tensor) -> Tensor:
@@ -67,6 +69,31 @@ def check_kernel(kernel: Sequence[int], name: str) -> tuple[int, ...]:
     return kernel
 
 
+def _conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
+    """A 2-D convolution, (B, C, H, W) -> (B, C', H', W').
+
+    A convolution reorders its weights for every call, and their gradient. With many more filters than positions that
+    takes longer than the convolution itself: there, on a CPU, it is one matrix product of patches and weights as they
+    lie (docs/benchmarks.md).
+    """
+    kernel = weight.shape[2:]
+    size = pooled_size(x.shape[2:], kernel, stride, padding)
+    if 2 * len(x) * math.prod(size) > len(weight) or min(size) < 1 or not eager_on_cpu(x):
+        return F.conv2d(x, weight, bias, stride, padding)
+    patches = F.unfold(x, kernel, padding=padding, stride=stride)  # (B, C * kh * kw, positions)
+    out = F.linear(patches.transpose(1, 2), weight.flatten(1), bias)
+    return out.transpose(1, 2).unflatten(2, size)
+
+
+class Conv2d(nn.Conv2d):
+    """A Conv2d of one group, undilated, in the faster of the two ways of `_conv2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C', H', W')
+        return _conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
 class FrameConv3d(nn.Conv3d):
     """A Conv3d whose kernel is one frame long: a 2-D convolution of every frame.
 
@@ -75,7 +102,7 @@ class FrameConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:  # (B, C, T, H, W) -> (B, C', T, H', W')
         frames = x.transpose(1, 2).flatten(0, 1)
-        out = F.conv2d(frames, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:])
+        out = _conv2d(frames, self.weight[:, :, 0], self.bias, self.stride[1:], self.padding[1:])
         return out.unflatten(0, (-1, x.shape[2])).transpose(1, 2)
 
 
@@ -99,7 +126,8 @@ def conv_nd(
         )
     )
     by_frame = ndim == 3 and (kernel[0], stride[0], padding[0], groups) == (1, 1, 0, 1)
-    layer = FrameConv3d if by_frame else {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
+    plain = {2: nn.Conv2d if groups > 1 else Conv2d, 3: nn.Conv3d}[ndim]
+    layer = FrameConv3d if by_frame else plain
     return layer(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=bias)
 
 

@@ -58,7 +58,7 @@ def pooling_residual(
         keep: (B, 1) factors of the branch by sample; None for 1.
     """
     factors = norm.weight if scale is None else norm.weight * scale
-    factors = factors.expand(len(x), -1) if keep is None else factors * keep
+    factors = factors.expand(x.shape[0], -1) if keep is None else factors * keep
     if torch.is_grad_enabled():
         return PoolingResidual.apply(x, factors, norm.bias, mixer.kernel, norm.eps)
     rstd = _statistics(x, norm.eps)[1]
@@ -67,7 +67,7 @@ def pooling_residual(
 
 def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean and 1 / std of every sample, (B, 1) each."""
-    batch, channels = len(x), x.shape[-1]
+    batch, channels = x.shape[0], x.shape[-1]
     first = to_one_row(x)
     _, mean, rstd = torch.ops.aten.native_group_norm(first, None, None, batch, channels, first.shape[3], 1, eps)
     return mean, rstd
@@ -75,7 +75,7 @@ def _statistics(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 
 def _by_channel(factors: Tensor, x: Tensor) -> Tensor:
     """(B, C) -> (B, 1, ..., C), to multiply a grid by."""
-    return factors.view(len(x), *[1] * (x.ndim - 2), -1)
+    return factors.view(x.shape[0], *[1] * (x.ndim - 2), -1)
 
 
 class PoolingResidual(torch.autograd.Function):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mvidx.layers.drop import drop_factors, drop_path
-from mvidx.layers.lean import eager_on_cpu, is_plain, residual_mlp
+from mvidx.layers.eager import eager_on_cpu, is_plain
+from mvidx.layers.lean import residual_mlp
 from mvidx.layers.mlp import Mlp
 from mvidx.layers.nd import batch_norm_nd, conv_nd, image_grid, ndim_tuple, pooled_size, to_channels_first, to_grid
 from mvidx.layers.norm import GroupNorm1
