@@ -87,14 +87,15 @@ def call(case: Case, model: nn.Module, size: Sequence[int]) -> Callable[[], Tens
     model = model.to(device).train(case.train)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(case.batch_size, 3, *size, generator=generator).to(device)
-    forward = torch.compile(model) if case.compile else model
+    if case.compile:
+        model.compile()
 
     if not case.train:
 
         @torch.inference_mode()
         def infer() -> Tensor:
             with autocast(device, case.dtype):
-                return forward(x)
+                return model(x)
 
         return infer
 
@@ -104,7 +105,7 @@ def call(case: Case, model: nn.Module, size: Sequence[int]) -> Callable[[], Tens
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, case.dtype):
-            logits = forward(x)
+            logits = model(x)
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
         optimizer.step()

@@ -95,6 +95,16 @@ class Backbone(nn.Module):
             return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
         return block(*args)
 
+    def compile(self, *, backend: str = "inductor", options: dict | None = None, **kwargs) -> None:
+        """`torch.compile` this model in place; what inductor would do to the layout of its grids is left out.
+
+        Around convolutions inductor stores every tensor of four axes as (B, C, H, W) with the channels last. Of a
+        grid, (B, H, W, C), that makes one with the columns last, and neighbouring channels far apart.
+        """
+        if backend == "inductor" and kwargs.get("mode") is None:  # torch.compile takes one of mode and options
+            options = {"layout_optimization": False, **(options or {})}
+        super().compile(backend=backend, options=options, **kwargs)
+
     def prepare_for(self, names: Collection[str]) -> None:
         """Take the shape that a state with these names (ours) needs, where a family has more than one."""
 
