@@ -15,7 +15,7 @@ SMALL = ["--model", "poolformer_s12", "--img-size", "64", "--rounds", "2", "--wa
 
 def test_a_model_against_another_library(tmp_path, capsys):
     file = tmp_path / "model.json"
-    assert main(["model", *SMALL, "--against", "timm", "--json", str(file)]) == 0
+    assert main(["model", *SMALL, "--batch-size", "8", "--against", "timm", "--json", str(file)]) == 0
     content = json.loads(file.read_text())
     assert content["ratio"] > 0 and content["ratio"] == content["rows"][0]["ratio"]
     assert content["same_weights"] and content["logit_difference"] < 1e-3
