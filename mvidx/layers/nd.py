@@ -80,7 +80,7 @@ def _conv2d(
     """
     kernel = weight.shape[2:]
     size = pooled_size(x.shape[2:], kernel, stride, padding)
-    if 2 * len(x) * math.prod(size) > len(weight) or min(size) < 1 or not eager_on_cpu(x):
+    if not eager_on_cpu(x) or 2 * len(x) * math.prod(size) > len(weight) or min(size) < 1:
         return F.conv2d(x, weight, bias, stride, padding)
     patches = F.unfold(x, kernel, padding=padding, stride=stride)  # (B, C * kh * kw, positions)
     out = F.linear(patches.transpose(1, 2), weight.flatten(1), bias)
