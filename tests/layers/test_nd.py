@@ -8,7 +8,7 @@ from mvidx.layers.nd import conv_nd
 
 
 def assert_same_with_gradients(got, wanted, leaves):
-    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, wanted)
     upstream = torch.randn_like(wanted)
     for ours, theirs in zip(
         torch.autograd.grad(got, leaves, upstream), torch.autograd.grad(wanted, leaves, upstream), strict=True
