@@ -205,9 +205,8 @@ class ResidualMlp(torch.autograd.Function):
         for samples, factor in _runs(ctx.keep, x, width):
             if not factor and not projects:
                 continue
-            run = _part(x, samples)
             rows_grad, rows_out = (_part(t, samples).flatten(0, -2) for t in (grad, grad_x))
-            norm = _Norm(ctx.kind, gamma, beta, ctx.eps, run)
+            norm = _Norm(ctx.kind, gamma, beta, ctx.eps, _part(x, samples))
             whole = torch.empty_like(rows_grad) if ctx.kind == "group" else None
             for rows in _pieces(rows_grad.shape[0], width, x.element_size()):
                 g, normed = _part(rows_grad, rows), norm(rows)

@@ -76,7 +76,7 @@ def _conv2d(
 
     A convolution reorders its weights for every call, and their gradient. With many more filters than positions that
     takes longer than the convolution itself: there, on a CPU, it is one matrix product of patches and weights as they
-    lie (docs/benchmarks.md).
+    lie (docs/architecture.md).
     """
     kernel = weight.shape[2:]
     size = pooled_size(x.shape[2:], kernel, stride, padding)
