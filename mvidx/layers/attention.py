@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvidx.layers.kept import kept
+from mvidx.layers.kept_attention import keeps_weights, kept_attention
 
 ALIGNMENT = 8  # fused CUDA kernels want head dimensions that are multiples of this
 
@@ -25,17 +26,24 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, ma
 
     Args:
         q: (B, Nq, heads, C).
-        k, v: (B, Nk, heads, C).
+        k: (B, Nk, heads, C).
+        v: (B, Nk, heads, Cv) with Cv <= C.
         scale: C ** -0.5 by default.
         mask: added to the logits, broadcastable to (B, heads, Nq, Nk).
 
     Returns:
-        (B, Nq, heads, C), contiguous.
+        (B, Nq, heads, Cv).
     """
+    width = v.shape[-1]
+    extra = q.shape[-1] - width
+    if mask is None and keeps_weights(q, k, v):
+        return kept_attention(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale)
+    if extra:
+        v = F.pad(v, (0, extra))  # fused kernels want q, k and v of one width
     out = F.scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, scale=scale
     )
-    return out.transpose(1, 2)
+    return out.transpose(1, 2)[..., :width]
 
 
 def relative_terms(q: Tensor, tables: Sequence[Tensor | None]) -> list[Tensor]:
@@ -133,10 +141,8 @@ def grid_attention(
         q_token, k_token, v_token = (token.unsqueeze(1) for token in tokens)  # (B, 1, heads, C)
         q_token, k_token = (F.pad(token, (0, extra)) for token in (q_token, k_token))
         k, v = torch.cat([k_token, k], dim=1), torch.cat([v_token, v], dim=1)
-    if extra:
-        v = F.pad(v, (0, extra))  # fused kernels want q, k and v of one width
 
-    out = attention(q, k, v, scale=scale)[..., :channels].view(grid_shape)
+    out = attention(q, k, v, scale=scale).view(grid_shape)
     if tokens is None:
         return out, None
-    return out, attention(q_token, k, v, scale=scale)[:, 0, :, :channels]
+    return out, attention(q_token, k, v, scale=scale)[:, 0]

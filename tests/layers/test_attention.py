@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mvidx.layers.attention import grid_attention
+from mvidx.layers import kept_attention
+from mvidx.layers.attention import attention, grid_attention
 from mvidx.layers.position import RelativePosition, relative_distance
 
 
@@ -32,6 +33,16 @@ def plain_attention(q, k, v, relative, tokens, scale):
     return out.view_as(q), torch.einsum("bhk,bkhc->bhc", weights, values)
 
 
+def graph_of(x):
+    """Names of the nodes of the autograd graph that made a tensor."""
+    todo, names = [x.grad_fn], ""
+    while todo:
+        node = todo.pop()
+        names += node.name()
+        todo += [below for below, _ in node.next_functions if below is not None]
+    return names
+
+
 CASES = [
     # query size, key size, axes with relative positions
     ((4, 4), (4, 4), (True, True)),
@@ -49,7 +60,9 @@ CASES = [
 @pytest.mark.parametrize("with_token", [False, True])
 @pytest.mark.parametrize(("q_size", "k_size", "axes"), CASES)
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_is_the_plain_formula_forward_and_backward(q_size, k_size, axes, with_token, scale):
+@pytest.mark.parametrize("kept", [False, True])
+def test_is_the_plain_formula_forward_and_backward(q_size, k_size, axes, with_token, scale, kept, monkeypatch):
+    monkeypatch.setattr(kept_attention, "WEIGHT_BYTES", (0, 2**30 if kept else 0))
     generator = torch.Generator().manual_seed(0)
     heads, channels = 2, 6
 
@@ -70,6 +83,7 @@ def test_is_the_plain_formula_forward_and_backward(q_size, k_size, axes, with_to
         leaves["q"], leaves["k"], leaves["v"], relative, tokens, channels**-0.5 if scale is None else scale
     )
     assert (got[1] is None) == (not with_token)
+    assert ("KeptAttention" in graph_of(got[0])) == (kept and any(axes))
     loss_got, loss_wanted = 0, 0
     for ours, plain in zip(got, wanted, strict=True):
         if ours is None:
@@ -81,6 +95,30 @@ def test_is_the_plain_formula_forward_and_backward(q_size, k_size, axes, with_to
     plain = torch.autograd.grad(loss_wanted, list(leaves.values()))
     for name, left, right in zip(leaves, ours, plain, strict=True):
         assert torch.allclose(left, right, atol=1e-9), name
+
+
+class Watcher(torch.overrides.TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.seen.add(function)
+        return function(*args, **(kwargs or {}))
+
+
+def test_weights_are_kept_for_the_backward_pass_of_small_grids_alone():
+    def is_kept(tokens, channels=8):
+        q = torch.randn(1, tokens, 2, 16, requires_grad=True)
+        return "KeptAttention" in graph_of(attention(q, q, q[..., :channels]))
+
+    assert is_kept(256) and not is_kept(32) and not is_kept(1024)
+    assert not is_kept(256, channels=16)  # v as wide as q: the fused kernel
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_kept(256)
+    with Watcher() as watcher:  # as mvidx.explain does
+        assert not is_kept(256)
+    assert torch.nn.functional.scaled_dot_product_attention in watcher.seen
 
 
 def test_no_position_term_at_all():
