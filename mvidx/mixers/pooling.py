@@ -6,6 +6,7 @@ Published in sail-sg/poolformer (`models/poolformer.py` at a075575). Deviations:
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvidx.layers.kept import kept
@@ -15,7 +16,18 @@ from mvidx.layers.norm import GroupNorm1
 
 def neighbourhood_mean(grid: Tensor, kernel: tuple[int, ...]) -> Tensor:
     """Mean over the part of the neighbourhood of every position that lies inside: (B, [T,] H, W, C) -> the same."""
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _mean_of_shifts(grid, kernel)
     return avg_pool(grid, kernel, (1,) * len(kernel), tuple(k // 2 for k in kernel))
+
+
+def _mean_of_shifts(grid: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """`neighbourhood_mean` as sums of shifted grids, for inductor: it stores the output of a pool with columns last."""
+    total = grid
+    for axis, k in enumerate(kernel, start=1):
+        padded = F.pad(total, [0, 0] * (grid.ndim - 1 - axis) + [k // 2, k // 2])
+        total = sum(padded.narrow(axis, shift, grid.shape[axis]) for shift in range(k))
+    return total / _counts(grid.shape[1:-1], kernel, grid.device, grid.dtype)
 
 
 class Pooling(nn.Module):

@@ -17,12 +17,19 @@ def brute_force_mean(grid, kernel):
     return out
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("size", "kernel"), [((5, 4), (3, 3)), ((4, 5, 3), (3, 3, 3)), ((1, 3, 4), (3, 3, 5))])
-def test_mean_of_what_lies_inside_minus_the_input(size, kernel):
-    grid = torch.randn(2, *size, 3)
-    mixed = Pooling(kernel)(grid)
+def test_mean_of_what_lies_inside_minus_the_input(size, kernel, compiled):
+    pooling = Pooling(kernel)
+    if compiled:  # sums of shifted grids
+        pooling.compile(backend="eager", fullgraph=True)
+    grid = torch.randn(2, *size, 3, requires_grad=True)
+    mixed, wanted = pooling(grid), brute_force_mean(grid, kernel) - grid
     assert mixed.is_contiguous()
-    assert torch.allclose(mixed, brute_force_mean(grid, kernel) - grid, atol=1e-6)
+    assert torch.allclose(mixed, wanted, atol=1e-6)
+    upstream = torch.randn_like(grid)
+    gradients = [torch.autograd.grad(out, grid, upstream)[0] for out in (mixed, wanted)]
+    assert torch.allclose(*gradients, atol=1e-6)
 
 
 def test_image_pooling_is_the_published_one():

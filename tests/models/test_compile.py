@@ -14,9 +14,16 @@ BUFFER = re.compile(r"empty_strided_\w+\(\((\d+), (\d+), (\d+), (\d+)\), \((\d+)
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_inductor_keeps_the_channels_of_grids_last():
+@pytest.mark.parametrize(
+    ("name", "grids", "channels"),  # shapes of grids among the buffers, and the axis of their channels
+    [
+        ("mvitv2_s", {(2, 16, 16, 16), (2, 8, 8, 32), (2, 4, 4, 64)}, 3),
+        ("poolformer_s12", {(2, 32, 16, 16), (2, 64, 8, 8), (2, 64, 4, 4), (2, 96, 2, 2)}, 1),
+    ],
+)
+def test_inductor_keeps_the_channels_of_grids_last(name, grids, channels):
     torch.manual_seed(0)
-    model, x = small_model("mvitv2_s").eval(), torch.randn(2, 3, 64, 64)
+    model, x = small_model(name).eval(), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = model(x)
         with torch._inductor.config.patch(force_disable_caches=True):
@@ -24,8 +31,8 @@ def test_inductor_keeps_the_channels_of_grids_last():
             got, (code, *_) = run_and_get_code(model, x)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
     buffers = [tuple(map(int, found)) for found in BUFFER.findall(code)]
-    grids = [numbers for numbers in buffers if numbers[:4] in ((2, 16, 16, 16), (2, 8, 8, 32), (2, 4, 4, 64))]
-    assert grids and all(numbers[7] == 1 for numbers in grids), buffers
+    found = [numbers for numbers in buffers if numbers[:4] in grids]
+    assert found and all(numbers[4 + channels] == 1 for numbers in found), buffers
 
 
 def test_options_of_the_caller_are_kept(monkeypatch):
