@@ -36,6 +36,7 @@ from mvidx.errors import UserError
 from mvidx.models.flops import complexity
 from mvidx.models.registry import create_model, list_models, model_entry
 
+EAGER = "eager"  # the other side is our own model, not compiled
 SWEEPS = ("frames", "img_size", "batch_size")
 MEBIBYTE = 2**20
 
@@ -46,13 +47,13 @@ class Case:
 
     Attributes:
         model: registered name of ours.
-        against: library of the other side, None for ours alone.
+        against: library of the other side, `EAGER` for our model in eager mode, None for ours alone.
         train: a training step (forward, backward, optimizer) rather than a forward pass in eval mode.
         batch_size: inputs at once.
         frames, img_size: of the input; None for the model's own.
         device: "cpu" or "cuda".
         dtype: "float32", or "bfloat16" for autocast to it with weights in float32, as in training and testing.
-        compile: torch.compile of both sides.
+        compile: torch.compile of both sides, or of ours where the other is `EAGER`.
     """
 
     model: str
@@ -75,10 +76,20 @@ def build_ours(case: Case) -> nn.Module:
 
 
 def build_theirs(case: Case, size: tuple[int, ...]) -> nn.Module:
-    """The other library's model of a case, for inputs of ([T,] H, W), with our drop rates."""
+    """The other side's model of a case, for inputs of ([T,] H, W), with our drop rates."""
+    if case.against == EAGER:
+        return build_ours(case)
     arguments = model_entry(case.model).arguments
     rates = {name: arguments.get(name, 0.0) for name in ("drop_path_rate", "head_drop_rate")}
     return build_peer(case.model, case.against, size, rates)
+
+
+def sides(case: Case) -> dict[str, Case]:
+    """How each side is called: "ours", and "theirs" if there is another."""
+    made = {"ours": case}
+    if case.against:
+        made["theirs"] = replace(case, compile=False) if case.against == EAGER else case
+    return made
 
 
 def call(case: Case, model: nn.Module, size: Sequence[int]) -> Callable[[], Tensor]:
@@ -122,7 +133,7 @@ def make_side(case: Case, ours: bool) -> Callable[[], Tensor]:
         return call(case, model, model.input_size)
     with torch.device("meta"):
         size = build_ours(case).input_size
-    return call(case, build_theirs(case, size), size)
+    return call(sides(case)["theirs"], build_theirs(case, size), size)
 
 
 @torch.inference_mode()
@@ -142,13 +153,15 @@ def measure(case: Case, *, rounds: int, warmup: int, memory: bool, profile: bool
     row: dict[str, Any] = {**asdict(case), "input": "x".join(map(str, size))}
     row["gflops"] = complexity(ours).gflops  # multiply-adds of one input
     if case.against:
-        theirs = build_theirs(case, size)
-        row["against_model"] = peer_name(case.model, case.against)
-        row["same_weights"] = share_weights(ours, theirs)
-        if row["same_weights"]:
-            row["logit_difference"] = logit_difference(case, ours, theirs, size)
-        models["theirs"] = theirs
-    calls = {side: call(case, model, size) for side, model in models.items()}
+        models["theirs"] = theirs = build_theirs(case, size)
+        if case.against == EAGER:
+            row["against_model"] = case.model
+        else:
+            row["against_model"] = peer_name(case.model, case.against)
+            row["same_weights"] = share_weights(ours, theirs)
+            if row["same_weights"]:
+                row["logit_difference"] = logit_difference(case, ours, theirs, size)
+    calls = {side: call(of_side, models[side], size) for side, of_side in sides(case).items()}
     times = time_alternately(calls, rounds=rounds, warmup=warmup, device=case.device)
     for side, timing in times.items():
         row[f"{side}_seconds"] = timing.median
@@ -275,7 +288,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, nargs="+", metavar="NAME", help="names, or patterns such as '*_video'"
     )
-    parser.add_argument("--against", choices=tuple(LIBRARIES), help="compare with the same model of this library")
+    parser.add_argument(
+        "--against",
+        choices=(*LIBRARIES, EAGER),
+        help=f"compare with the same model of this library, or --compile with {EAGER} mode",
+    )
     parser.add_argument("--train", action="store_true", help="a training step: forward, backward, optimizer")
     parser.add_argument("--batch-size", type=int, default=1, metavar="N")
     parser.add_argument("--frames", type=int, metavar="N", help="frames of a clip; the model's own by default")
@@ -283,7 +300,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sweep", metavar="KEY=N,N,...", help=f"measure for several values of {', '.join(SWEEPS)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--compile", action="store_true", help="torch.compile on both sides")
+    parser.add_argument(
+        "--compile", action="store_true", help=f"torch.compile, of the other side too unless it is {EAGER}"
+    )
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="timed calls of each side")
     parser.add_argument("--warmup", type=int, default=2, metavar="N", help="calls of each side before them")
     parser.add_argument("--no-memory", action="store_true", help="leave out peak memory, which takes a process a side")
@@ -301,11 +320,13 @@ def cases(parsed: argparse.Namespace) -> list[Case]:
         raise UserError("--device cuda, but PyTorch finds no GPU here")
     if parsed.plot and not parsed.sweep:
         raise UserError("--plot needs --sweep")
+    if parsed.against == EAGER and not parsed.compile:
+        raise UserError(f"--against {EAGER} compares it with --compile: give that too")
     names = [name for pattern in parsed.model for name in list_models(pattern) or [pattern]]
     sweep, values = parse_sweep(parsed.sweep) if parsed.sweep else (None, [None])
     made = []
     for name in names:
-        if parsed.against:
+        if parsed.against in LIBRARIES:
             peer_name(name, parsed.against)
         for value in values:
             case = Case(

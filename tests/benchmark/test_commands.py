@@ -9,6 +9,7 @@ from mvidx.benchmark.command import main, subcommands
 from mvidx.benchmark.model import Case, build_ours, build_theirs, growth, logit_difference, parse_sweep
 from mvidx.benchmark.peers import share_weights
 from mvidx.errors import UserError
+from mvidx.models.base import Backbone
 
 SMALL = ["--model", "poolformer_s12", "--img-size", "64", "--rounds", "2", "--warmup", "1"]
 
@@ -37,6 +38,16 @@ def test_a_training_step_over_a_sweep_with_a_plot(tmp_path):
     assert plot.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_compiled_against_eager(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(Backbone, "compile", lambda model: compiled.append(model))
+    file = tmp_path / "eager.json"
+    arguments = ["--against", "eager", "--compile", "--no-memory", "--json", str(file)]
+    assert main(["model", *SMALL, *arguments]) == 0
+    content = json.loads(file.read_text())
+    assert len(compiled) == 1 and content["ratio"] > 0 and content["against_model"] == "poolformer_s12"
+
+
 def test_growth_by_hand():
     rows = [{"model": "m", "n": n, "ours_seconds": s, "ours_peak_bytes": b} for n, s, b in [(1, 1, 10), (2, 3, 20)]]
     assert growth(rows, "n") == {"m": {"time_ratios": [3.0], "line_deviation": pytest.approx(0)}}
@@ -51,6 +62,7 @@ def test_growth_by_hand():
         (["model", *SMALL, "--against", "torchvision"], "torchvision"),
         (["model", *SMALL, "--sweep", "depth=1"], "--sweep depth=1, expected one of frames"),
         (["model", *SMALL, "--plot", "a.png"], "--plot needs --sweep"),
+        (["model", *SMALL, "--against", "eager"], "--against eager compares it with --compile"),
         (["model", *SMALL, "--rounds", "0"], "--rounds 0, expected 1 or more"),
         (["loader", "--cfg", "configs/K400/MVITv2_S.yaml", "--memory", "20"], "--memory 20, expected at least 1500"),
         (["nothing"], "invalid choice: 'nothing'"),
