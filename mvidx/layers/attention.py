@@ -139,10 +139,9 @@ def grid_attention(
         k = torch.cat([k, hot[None, :, None].expand(*k.shape[:-1], extra)], dim=-1)
     if tokens is not None:
         q_token, k_token, v_token = (token.unsqueeze(1) for token in tokens)  # (B, 1, heads, C)
-        q_token, k_token = (F.pad(token, (0, extra)) for token in (q_token, k_token))
-        k, v = torch.cat([k_token, k], dim=1), torch.cat([v_token, v], dim=1)
+        k, v = torch.cat([F.pad(k_token, (0, extra)), k], dim=1), torch.cat([v_token, v], dim=1)
 
     out = attention(q, k, v, scale=scale).view(grid_shape)
     if tokens is None:
         return out, None
-    return out, attention(q_token, k, v, scale=scale)[:, 0]
+    return out, attention(q_token, k[..., :channels], v, scale=scale)[:, 0]
